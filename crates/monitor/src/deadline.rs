@@ -1,0 +1,168 @@
+//! Stops guests that run too long. One thread for all machines looks at their deadlines every few
+//! milliseconds while any guest runs, and sleeps otherwise; a guest past its deadline is kicked out of KVM by
+//! a signal to its thread. Costs a running machine two atomic stores. Never stops a plugin in the middle.
+
+use std::{
+    cell::Cell,
+    ptr,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicI32, Ordering::SeqCst},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use kvm_bindings::kvm_run;
+
+/// How often deadlines are looked at; a guest may run this much longer than its limit.
+const TICK: Duration = Duration::from_millis(5);
+
+thread_local! {
+    /// The `kvm_run` page of the machine that runs on this thread, for the signal handler.
+    static RUNNING: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// A machine's entry with the supervisor.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    slot: Arc<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Thread that runs the machine.
+    thread: AtomicI32,
+    /// Nanoseconds after the supervisor's start at which the guest is to be stopped; zero: not running.
+    deadline: AtomicU64,
+}
+
+impl Timer {
+    pub(crate) fn new() -> Self {
+        let slot = Arc::new(Slot::default());
+        supervisor().slots.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&slot));
+        Self { slot }
+    }
+
+    /// Runs `body` on this thread with the machine's `run` page exposed to the kick, which comes once
+    /// `deadline` has passed.
+    pub(crate) fn guard<T>(&self, deadline: Instant, run: *mut kvm_run, body: impl FnOnce() -> T) -> T {
+        let supervisor = supervisor();
+        RUNNING.set(run);
+        self.slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
+        self.slot.deadline.store(supervisor.since_start(deadline).max(1), SeqCst);
+        // Sequentially consistent with `watch`: either the supervisor sees the deadline or we see it asleep.
+        if supervisor.asleep.swap(false, SeqCst) {
+            supervisor.wake();
+        }
+        let result = body();
+        self.slot.deadline.store(0, SeqCst);
+        RUNNING.set(ptr::null_mut());
+        result
+    }
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    start: Instant,
+    slots: Mutex<Vec<Weak<Slot>>>,
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+/// The process's supervisor, started at its first use.
+fn supervisor() -> &'static Supervisor {
+    static SUPERVISOR: OnceLock<Supervisor> = OnceLock::new();
+    static STARTED: OnceLock<()> = OnceLock::new();
+    let supervisor = SUPERVISOR.get_or_init(|| Supervisor {
+        start: Instant::now(),
+        slots: Mutex::default(),
+        asleep: AtomicBool::new(false),
+        thread: OnceLock::new(),
+    });
+    STARTED.get_or_init(|| {
+        install_handler();
+        let spawned = thread::Builder::new().name("deadlines".into()).stack_size(64 * 1024).spawn(|| supervisor.watch());
+        if let Ok(handle) = spawned {
+            let _ = supervisor.thread.set(handle.thread().clone());
+        }
+    });
+    supervisor
+}
+
+impl Supervisor {
+    fn since_start(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    fn watch(&self) {
+        loop {
+            if self.kick_late() == 0 {
+                self.asleep.store(true, SeqCst);
+                if self.kick_late() == 0 {
+                    thread::park();
+                }
+                self.asleep.store(false, SeqCst);
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Kicks every guest past its deadline, again at each tick until it is out; says how many guests run.
+    fn kick_late(&self) -> usize {
+        let now = self.since_start(Instant::now());
+        let mut running = 0;
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|slot| {
+            let Some(slot) = slot.upgrade() else {
+                return false;
+            };
+            let deadline = slot.deadline.load(SeqCst);
+            if deadline != 0 {
+                running += 1;
+                if deadline <= now {
+                    kick(slot.thread.load(SeqCst));
+                }
+            }
+            true
+        });
+        running
+    }
+}
+
+fn signal_number() -> libc::c_int {
+    libc::SIGRTMIN() + 1
+}
+
+fn kick(thread: libc::pid_t) {
+    // SAFETY: plain system calls without pointers; a thread that is gone gives ESRCH, which is as good.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal_number()) };
+}
+
+fn install_handler() {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_kick as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // KVM_RUN returns EINTR all the same; what a plugin does in the meantime is restarted.
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler only stores one byte, which is async-signal-safe.
+    unsafe { libc::sigaction(signal_number(), &raw const action, ptr::null_mut()) };
+}
+
+/// Makes the current or the next KVM_RUN of this thread return at once.
+extern "C" fn on_kick(_signal: libc::c_int) {
+    let run = RUNNING.get();
+    if !run.is_null() {
+        // SAFETY: `guard` set the pointer to a `kvm_run` page that is mapped until it clears it, on this thread.
+        let immediate_exit = unsafe { &raw mut (*run).immediate_exit };
+        // SAFETY: as above; the kernel reads the byte, hence volatile.
+        unsafe { immediate_exit.write_volatile(1) };
+    }
+}

@@ -1,0 +1,294 @@
+//! Serves hypercalls: reads an argument block that a hostile guest wrote, checks every range in it against
+//! the machine's layout, acts, and writes the answer back. Called by the run loop, with the guest stopped.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use kernlet_abi::{
+    ABI_VERSION, Span,
+    accel::{ARGS_MAX, AccelArg, AccelCall, ERROR_MAX},
+    hypercall::{
+        CallHead, Clock, ENTROPY_MAX, Entropy, Exit, FindResource, LOG_MESSAGE_MAX, Log, NextRequest, exit_reason,
+        number, status,
+    },
+};
+use kernlet_accel::{AccelError, Arg, Dims, Dtype, Report};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    borrow::{self, Argument},
+    crash::Cause,
+    layout::Layout,
+    memory::GuestMemory,
+    message::{Level, Services, Usage},
+};
+
+/// Longest resource name looked up, in bytes.
+const RESOURCE_NAME_MAX: u64 = 256;
+
+/// What the run loop does after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Lets the guest go on.
+    Continue,
+    /// The guest waits for a request; address of its response, zero for none.
+    Wait {
+        /// Address of the response head.
+        response: u64,
+    },
+}
+
+/// Guest memory with its map: what the guest names is looked up here.
+#[derive(Debug)]
+pub(crate) struct GuestView {
+    pub(crate) memory: GuestMemory,
+    pub(crate) layout: Layout,
+}
+
+impl GuestView {
+    /// Checks that the guest may use a range so.
+    pub(crate) fn check(&self, what: &'static str, span: Span, write: bool) -> Result<(), Cause> {
+        if self.layout.allows(span, write) {
+            Ok(())
+        } else {
+            Err(Cause::BadPointer { what, offset: span.offset, len: span.len, write })
+        }
+    }
+
+    /// Reads a structure that the guest may use so.
+    pub(crate) fn load<T: FromBytes + IntoBytes>(
+        &self,
+        what: &'static str,
+        offset: u64,
+        write: bool,
+    ) -> Result<T, Cause> {
+        let span = Span { offset, len: size_of::<T>() as u64 };
+        self.check(what, span, write)?;
+        self.memory.load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
+    }
+
+    /// Copies out a range that the guest may read.
+    pub(crate) fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
+        self.check(what, span, false)?;
+        let Span { offset, len } = span;
+        self.memory.read_span(span).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
+    }
+
+    fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
+        self.write(offset, value.as_bytes())
+    }
+
+    /// Writes to a range that was checked before.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+        let len = bytes.len() as u64;
+        self.memory.write(offset, bytes).map_err(|_| Cause::BadPointer { what: "an answer", offset, len, write: true })
+    }
+
+    /// Text of at most `max` bytes; the rest is cut, bad UTF-8 is replaced.
+    fn text(&self, what: &'static str, span: Span, max: u64) -> Result<String, Cause> {
+        self.check(what, span, false)?;
+        let bytes = self.read(what, Span { offset: span.offset, len: span.len.min(max) })?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+}
+
+/// What calls need besides memory.
+#[derive(Debug)]
+pub(crate) struct CallContext {
+    pub(crate) services: Services,
+    pub(crate) usage: Usage,
+    pub(crate) call_id: String,
+    pub(crate) deadline: Instant,
+    /// When the machine got its first request.
+    pub(crate) started: Option<Instant>,
+}
+
+/// Serves the call whose argument block is at `block`.
+pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64) -> Result<Flow, Cause> {
+    const BLOCK: &str = "a hypercall's arguments";
+    let head: CallHead = guest.load(BLOCK, block, true)?;
+    let mut result = status::OK;
+    let mut flow = Flow::Continue;
+    match head.number {
+        number::NEXT_REQUEST => {
+            let call: NextRequest = guest.load(BLOCK, block, true)?;
+            flow = Flow::Wait { response: call.response };
+        }
+        number::LOG => log(guest, context, &guest.load(BLOCK, block, true)?)?,
+        number::CLOCK => {
+            let call: Clock = guest.load(BLOCK, block, true)?;
+            guest.store(block, &clock(context, call))?;
+        }
+        number::ENTROPY => result = entropy(guest, &guest.load(BLOCK, block, true)?)?,
+        number::ACCEL => {
+            let call: AccelCall = guest.load(BLOCK, block, true)?;
+            result = accelerate(guest, context, block, call)?;
+        }
+        number::FIND_RESOURCE => {
+            let call: FindResource = guest.load(BLOCK, block, true)?;
+            result = find_resource(guest, context, block, call)?;
+        }
+        number::EXIT => return Err(exit(guest, &guest.load(BLOCK, block, true)?)?),
+        number => return Err(Cause::UnknownHypercall { number }),
+    }
+    guest.store(block, &CallHead { number: head.number, status: result })?;
+    Ok(flow)
+}
+
+fn log(guest: &GuestView, context: &CallContext, call: &Log) -> Result<(), Cause> {
+    let text = guest.text("a log message", call.message, LOG_MESSAGE_MAX)?;
+    context.services.log.line(&context.call_id, Level::from_abi(call.level), text.trim_end_matches('\n'));
+    Ok(())
+}
+
+fn clock(context: &CallContext, call: Clock) -> Clock {
+    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    Clock {
+        realtime_ns: nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+        monotonic_ns: nanos(context.started.map(|started| started.elapsed()).unwrap_or_default()),
+        ..call
+    }
+}
+
+fn entropy(guest: &GuestView, call: &Entropy) -> Result<i32, Cause> {
+    guest.check("the buffer for entropy", call.buffer, true)?;
+    if call.buffer.len > ENTROPY_MAX {
+        return Ok(status::EINVAL);
+    }
+    let mut offset = call.buffer.offset;
+    let mut left = usize::try_from(call.buffer.len).unwrap_or_default();
+    let mut chunk = [0; 256];
+    while left > 0 {
+        let part = &mut chunk[..left.min(256)];
+        if getrandom::fill(part).is_err() {
+            return Ok(status::EIO);
+        }
+        guest.write(offset, part)?;
+        offset += part.len() as u64;
+        left -= part.len();
+    }
+    Ok(status::OK)
+}
+
+fn find_resource(
+    guest: &GuestView,
+    context: &CallContext,
+    block: u64,
+    call: FindResource,
+) -> Result<i32, Cause> {
+    let name = guest.text("a resource's name", call.name, RESOURCE_NAME_MAX)?;
+    let Some((id, size)) = context.services.accel.find(&name) else {
+        return Ok(status::ENOENT);
+    };
+    guest.store(block, &FindResource { id: id.get(), size, ..call })?;
+    Ok(status::OK)
+}
+
+/// The cause that a guest gives for its own end.
+fn exit(guest: &GuestView, call: &Exit) -> Result<Cause, Cause> {
+    let message = guest.text("the message of an exit", call.message, LOG_MESSAGE_MAX)?;
+    Ok(match call.reason {
+        exit_reason::PANIC => Cause::Panic {
+            message,
+            file: guest.text("the file name of an exit", call.file, LOG_MESSAGE_MAX)?,
+            line: call.line,
+            column: call.column,
+        },
+        exit_reason::OUT_OF_MEMORY => Cause::OutOfMemory { message, memory: guest.layout.memory },
+        exit_reason::ABI_MISMATCH => Cause::AbiMismatch { expected: ABI_VERSION },
+        _ => Cause::Finished,
+    })
+}
+
+fn accelerate(
+    guest: &mut GuestView,
+    context: &mut CallContext,
+    block: u64,
+    mut call: AccelCall,
+) -> Result<i32, Cause> {
+    let descriptors = descriptors(guest, &call)?;
+    guest.check("the buffer for an error's message", call.error, true)?;
+    let outcome = run_operation(guest, context, &call, &descriptors)?;
+    let (result, message) = match outcome {
+        Ok(outputs) => {
+            write_outputs(guest, &call, descriptors, &outputs)?;
+            (status::OK, String::new())
+        }
+        Err(error) => (error.status(), error.message()),
+    };
+    let room = usize::try_from(call.error.len.min(ERROR_MAX)).unwrap_or_default();
+    let message = &message.as_bytes()[..message.floor_char_boundary(room)];
+    guest.write(call.error.offset, message)?;
+    call.error_len = message.len() as u64;
+    guest.store(block, &call)?;
+    Ok(result)
+}
+
+fn descriptors(guest: &GuestView, call: &AccelCall) -> Result<Vec<AccelArg>, Cause> {
+    if call.arg_count > ARGS_MAX {
+        return Err(Cause::TooManyArguments { count: call.arg_count, max: ARGS_MAX });
+    }
+    let size = size_of::<AccelArg>() as u64;
+    let table = Span { offset: call.args, len: u64::from(call.arg_count) * size };
+    guest.check("the table of accelerator arguments", table, true)?;
+    (0..u64::from(call.arg_count))
+        .map(|index| guest.load("an accelerator argument", call.args + index * size, true))
+        .collect()
+}
+
+/// What the host filled into an argument.
+struct Output {
+    dims: Dims,
+    written: u64,
+}
+
+/// Runs the operation on the guest's memory in place. The outer error ends the machine, the inner one is
+/// the guest's to handle.
+fn run_operation(
+    guest: &mut GuestView,
+    context: &mut CallContext,
+    call: &AccelCall,
+    descriptors: &[AccelArg],
+) -> Result<Result<Vec<Output>, AccelError>, Cause> {
+    let arguments = descriptors.iter().enumerate().map(|(index, arg)| Argument::new(index, arg));
+    let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+    let checked = borrow::check(&guest.layout, &arguments)?;
+    let data = borrow::lend(&mut guest.memory, &checked)?;
+    let typed = data.into_iter().zip(descriptors).map(|(data, descriptor)| {
+        let rank = usize::try_from(descriptor.rank).unwrap_or(usize::MAX);
+        let sizes = descriptor.dims.get(..rank).ok_or(AccelError::TooManyDims { rank })?;
+        Ok(Arg::new(data, Dtype::from_abi(descriptor.dtype)?, Dims::new(sizes)?))
+    });
+    let mut args = match typed.collect::<Result<Vec<_>, AccelError>>() {
+        Ok(args) => args,
+        Err(error) => return Ok(Err(error)),
+    };
+    let session = Arc::clone(&context.services.accel);
+    let begun = Instant::now();
+    let outcome = session.run(call.operation, &mut args, Some(context.deadline));
+    context.usage.accel += begun.elapsed();
+    Ok(outcome.map(|Report { bytes_copied, .. }| {
+        context.usage.bytes_copied += bytes_copied;
+        args.iter().map(|arg| Output { dims: arg.dims, written: arg.written }).collect()
+    }))
+}
+
+fn write_outputs(
+    guest: &GuestView,
+    call: &AccelCall,
+    descriptors: Vec<AccelArg>,
+    outputs: &[Output],
+) -> Result<(), Cause> {
+    let mut at = call.args;
+    for (mut descriptor, output) in descriptors.into_iter().zip(outputs) {
+        let sizes = output.dims.sizes();
+        descriptor.written = output.written;
+        descriptor.rank = u32::try_from(sizes.len()).unwrap_or_default();
+        descriptor.dims[..sizes.len()].copy_from_slice(sizes);
+        guest.store(at, &descriptor)?;
+        at += size_of::<AccelArg>() as u64;
+    }
+    Ok(())
+}

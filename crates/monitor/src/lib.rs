@@ -1,0 +1,36 @@
+//! The hypervisor: loads a unikernel into a machine of its own under KVM, runs it at CPL 3, serves its
+//! hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP or of processes.
+//! It never trusts the guest: every address and length is checked, every end has a name ([`Cause`]).
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`elf`] | reads a unikernel, refuses what cannot run |
+//! | `layout` | decides where things lie in one machine's memory, and who may touch them |
+//! | `memory` | guest memory: volatile access only |
+//! | `paging`, `arch` | page tables, descriptor tables, fault stubs, registers |
+//! | `machine` | the run loop, and the states of a machine |
+//! | `hypercall` | argument blocks in, answers out |
+//! | `borrow` | the one place where guest memory becomes a slice |
+//! | `deadline` | kicks a guest that runs too long |
+
+mod arch;
+mod borrow;
+mod crash;
+mod deadline;
+pub mod elf;
+mod hypercall;
+mod hypervisor;
+mod layout;
+mod machine;
+mod memory;
+mod message;
+mod paging;
+mod probe;
+
+pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
+pub use elf::{ElfError, Unikernel};
+pub use hypervisor::{Hypervisor, HypervisorError};
+pub use layout::{LayoutError, MachineConfig};
+pub use machine::Machine;
+pub use message::{Level, LogSink, Request, Response, Services, Usage};
+pub use probe::{Probe, ProbeState, probe};
