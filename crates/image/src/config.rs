@@ -1,0 +1,344 @@
+//! How a function is to run: memory, limits, isolation, from `dev.kernlet.*` annotations of its image and
+//! from its deployment. Used by the store, the gateway and the watchdog. It never enforces a limit itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    time::Duration,
+};
+
+use kernlet_abi::map;
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, GoDuration, duration::as_go};
+
+/// What all annotations and labels of ours begin with.
+const PREFIX: &str = "dev.kernlet.";
+
+/// The machine type that a `dev.kernlet.machine` annotation may name.
+const MACHINE_NATIVE: &str = "native";
+
+/// Longest name of an accelerator operation, in bytes.
+const OPERATION_NAME_MAX: usize = 64;
+
+/// What happens to a machine's memory between two requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// A machine keeps its state and serves one request after the other, as a process behind
+    /// OpenFaaS's of-watchdog does.
+    #[default]
+    Reuse,
+    /// Every request gets a machine of its own, which ends with it.
+    Fresh,
+}
+
+impl FromStr for Isolation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "reuse" => Ok(Self::Reuse),
+            "fresh" => Ok(Self::Fresh),
+            "rewind" => Err("\"rewind\" is not available in this version: use reuse or fresh".to_owned()),
+            _ => Err(format!("{text:?} is not an isolation mode: use reuse or fresh")),
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reuse => "reuse",
+            Self::Fresh => "fresh",
+        })
+    }
+}
+
+/// Limits and isolation of one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionConfig {
+    /// Memory of each machine.
+    pub memory: ByteSize,
+    /// What happens between two requests.
+    pub isolation: Isolation,
+    /// Largest request body.
+    pub request_limit: ByteSize,
+    /// Largest response body.
+    pub response_limit: ByteSize,
+    /// Requests that may be under way at the same time; 0 means any number, as in OpenFaaS.
+    pub max_inflight: u32,
+    /// Longest that one invocation may take; zero means as long as it likes, as in OpenFaaS.
+    #[serde(with = "as_go")]
+    pub exec_timeout: Duration,
+    /// Accelerator operations that the function says it uses; empty if it says nothing.
+    pub operations: BTreeSet<String>,
+}
+
+impl Default for FunctionConfig {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::mebibytes(32),
+            isolation: Isolation::default(),
+            request_limit: ByteSize::mebibytes(8),
+            response_limit: ByteSize::mebibytes(8),
+            max_inflight: 16,
+            exec_timeout: Duration::from_secs(30),
+            operations: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a deployment says about running its function, beside the image. Stronger ones come later:
+/// labels, annotations, then OpenFaaS's own fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Overrides<'a> {
+    /// Labels; those that begin with `dev.kernlet.` count.
+    pub labels: &'a BTreeMap<String, String>,
+    /// Annotations; those that begin with `dev.kernlet.` count.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// Environment variables; of-watchdog's `exec_timeout` and `max_inflight` count.
+    pub environment: &'a BTreeMap<String, String>,
+    /// `limits.memory`, a Kubernetes quantity.
+    pub memory_limit: Option<&'a str>,
+}
+
+/// Everything that is wrong with a function's settings, not only the first thing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct ConfigError(Vec<String>);
+
+impl ConfigError {
+    pub(crate) fn new(problems: Vec<String>) -> Self {
+        Self(problems)
+    }
+
+    /// One sentence a wrong setting, each beginning with the setting's name.
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// What can be set, each under an annotation `dev.kernlet.…` and most under a shorter name in a function's
+/// `Cargo.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    Abi,
+    Machine,
+    Memory,
+    Isolation,
+    Request,
+    Response,
+    Inflight,
+    Timeout,
+    Operations,
+}
+
+impl Setting {
+    const ALL: [Self; 9] = [
+        Self::Abi,
+        Self::Machine,
+        Self::Memory,
+        Self::Isolation,
+        Self::Request,
+        Self::Response,
+        Self::Inflight,
+        Self::Timeout,
+        Self::Operations,
+    ];
+
+    /// Its key under `[package.metadata.kernlet]` of a function's `Cargo.toml`, if it can be set there.
+    fn metadata(self) -> Option<&'static str> {
+        match self {
+            Self::Abi | Self::Machine => None,
+            Self::Memory => Some("memory"),
+            Self::Isolation => Some("isolation"),
+            Self::Request => Some("request"),
+            Self::Response => Some("response"),
+            Self::Inflight => Some("inflight"),
+            Self::Timeout => Some("timeout"),
+            Self::Operations => Some("operations"),
+        }
+    }
+
+    /// Name of its annotation without [`PREFIX`].
+    fn annotation(self) -> &'static str {
+        match self {
+            Self::Abi => "abi",
+            Self::Machine => "machine",
+            Self::Memory => "memory",
+            Self::Isolation => "isolation",
+            Self::Request => "limits.request",
+            Self::Response => "limits.response",
+            Self::Inflight => "limits.inflight",
+            Self::Timeout => "limits.timeout",
+            Self::Operations => "accel.operations",
+        }
+    }
+}
+
+/// A configuration under construction with what was wrong so far.
+#[derive(Debug)]
+struct Draft {
+    config: FunctionConfig,
+    problems: Vec<String>,
+}
+
+impl Draft {
+    fn new(config: FunctionConfig) -> Self {
+        Self { config, problems: Vec::new() }
+    }
+
+    /// Takes everything in `values` whose key begins with `dev.kernlet.`; an unknown one is a problem, since a
+    /// limit that nobody enforces would be worse than none.
+    fn apply_all(&mut self, values: &BTreeMap<String, String>) {
+        for (key, value) in values {
+            let Some(name) = key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            match Setting::ALL.iter().find(|setting| setting.annotation() == name) {
+                Some(setting) => self.apply(key, *setting, value),
+                None => self.problems.push(format!("{key} is unknown; known are {}", known_annotations())),
+            }
+        }
+    }
+
+    /// Takes one value; `key` is the name under which its author knows it.
+    fn apply(&mut self, key: &str, setting: Setting, value: &str) {
+        if let Err(why) = self.set(setting, value) {
+            self.problems.push(format!("{key}: {why}"));
+        }
+    }
+
+    fn set(&mut self, setting: Setting, value: &str) -> Result<(), String> {
+        let config = &mut self.config;
+        match setting {
+            Setting::Abi => check_abi(value)?,
+            Setting::Machine => check_machine(value)?,
+            Setting::Memory => config.memory = parse(value)?,
+            Setting::Isolation => config.isolation = parse(value)?,
+            Setting::Request => config.request_limit = parse(value)?,
+            Setting::Response => config.response_limit = parse(value)?,
+            Setting::Inflight => config.max_inflight = parse_count(value)?,
+            Setting::Timeout => config.exec_timeout = parse::<GoDuration>(value)?.0,
+            Setting::Operations => config.operations = parse_operations(value)?,
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<FunctionConfig, ConfigError> {
+        if self.problems.is_empty() {
+            self.problems.extend(check_memory(&self.config));
+        }
+        if self.problems.is_empty() { Ok(self.config) } else { Err(ConfigError(self.problems)) }
+    }
+}
+
+impl FunctionConfig {
+    /// The configuration that an image's annotations ask for; what they leave out has its default.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut draft = Draft::new(Self::default());
+        draft.apply_all(annotations);
+        draft.finish()
+    }
+
+    /// This configuration with what a deployment says in its place.
+    pub fn overridden_by(self, overrides: &Overrides<'_>) -> Result<Self, ConfigError> {
+        let mut draft = Draft::new(self);
+        draft.apply_all(overrides.labels);
+        draft.apply_all(overrides.annotations);
+        for (variable, setting) in [("exec_timeout", Setting::Timeout), ("max_inflight", Setting::Inflight)] {
+            if let Some(value) = overrides.environment.get(variable) {
+                draft.apply(variable, setting, value);
+            }
+        }
+        if let Some(value) = overrides.memory_limit {
+            draft.apply("limits.memory", Setting::Memory, value);
+        }
+        draft.finish()
+    }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn parse_count(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("{value:?} is not a number of requests; write it as 16, or 0 for any number"))
+}
+
+fn parse_operations(value: &str) -> Result<BTreeSet<String>, String> {
+    let fits = |name: &str| {
+        (1..=OPERATION_NAME_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    match names.clone().find(|name| !fits(name)) {
+        Some(name) => Err(format!("{name:?} is not an operation's name; write them as noop,sgemm")),
+        None => Ok(names.map(str::to_owned).collect()),
+    }
+}
+
+fn check_abi(value: &str) -> Result<(), String> {
+    let ours = kernlet_abi::ABI_VERSION;
+    if value == ours.to_string() {
+        return Ok(());
+    }
+    Err(format!("{value:?} is another version than this program's, which is {ours}; build the image again"))
+}
+
+fn check_machine(value: &str) -> Result<(), String> {
+    if value == MACHINE_NATIVE { Ok(()) } else { Err(format!("{value:?} is not a machine type; use {MACHINE_NATIVE}")) }
+}
+
+/// Memory must hold what every machine has at fixed addresses, and the largest request.
+fn check_memory(config: &FunctionConfig) -> Option<String> {
+    let (memory, request) = (config.memory, config.request_limit);
+    let (least, most) = (ByteSize::new(map::MEMORY_MIN), ByteSize::new(map::MEMORY_MAX));
+    if memory < least || memory > most {
+        return Some(format!("{PREFIX}memory: {memory} is not possible; use {least} to {most}"));
+    }
+    let used = request.bytes().saturating_add(map::IMAGE_BASE + map::REQUEST_HEAD_ROOM);
+    (used >= memory.bytes()).then(|| {
+        format!(
+            "{PREFIX}memory: {memory} cannot hold a request of {request}; raise it, or lower {PREFIX}limits.request"
+        )
+    })
+}
+
+/// What the metadata table of a function's `Cargo.toml` calls itself in errors.
+const METADATA: &str = "package.metadata.kernlet";
+
+/// The annotations for an image of this program's kind of unikernel, with the settings of its
+/// `[package.metadata.kernlet]`, given as text by their keys there.
+pub(crate) fn annotations_from_metadata(
+    metadata: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut draft = Draft::new(FunctionConfig::default());
+    let mut annotations = BTreeMap::new();
+    let mut annotate = |setting: Setting, value: &str| {
+        annotations.insert(format!("{PREFIX}{}", setting.annotation()), value.to_owned());
+    };
+    annotate(Setting::Abi, &kernlet_abi::ABI_VERSION.to_string());
+    annotate(Setting::Machine, MACHINE_NATIVE);
+    for (key, value) in metadata {
+        match Setting::ALL.iter().find(|setting| setting.metadata() == Some(key)) {
+            Some(setting) => {
+                draft.apply(&format!("{METADATA}.{key}"), *setting, value);
+                annotate(*setting, value);
+            }
+            None => draft.problems.push(format!("{METADATA}.{key} is unknown; known are {}", known_metadata())),
+        }
+    }
+    draft.finish().map(|_| annotations)
+}
+
+fn known_metadata() -> String {
+    let keys: Vec<&str> = Setting::ALL.iter().filter_map(|setting| setting.metadata()).chain(["resources"]).collect();
+    keys.join(", ")
+}
+
+fn known_annotations() -> String {
+    Setting::ALL.map(|setting| format!("{PREFIX}{}", setting.annotation())).join(", ")
+}

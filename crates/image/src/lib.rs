@@ -1,0 +1,24 @@
+//! Images of functions: building them, keeping them in a local OCI image layout, reading them back, and
+//! the types that say how a function is to run. Called by the CLI, the gateway and the watchdog.
+//! It never runs a function and never talks to the network.
+#![forbid(unsafe_code)]
+
+pub mod build;
+mod config;
+mod digest;
+mod duration;
+mod name;
+mod reference;
+mod size;
+mod spec;
+mod store;
+
+pub use config::{ConfigError, FunctionConfig, Isolation, Overrides};
+pub use duration::{DurationError, GoDuration};
+pub use name::{FunctionName, NameError, Namespace};
+pub use reference::{Reference, ReferenceError};
+pub use size::{ByteSize, SizeError};
+pub use spec::FunctionSpec;
+pub use store::{
+    ImageError, ImageInfo, ImageParts, IoError, LayoutError, Listing, Progress, Removed, Store, StoreError, Unpacked,
+};

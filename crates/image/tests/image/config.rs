@@ -1,0 +1,141 @@
+//! How annotations, labels, environment and limits become one configuration, and what is said about bad ones.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use kernlet_image::{ByteSize, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides};
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
+    FunctionConfig::from_annotations(&map(pairs)).unwrap_err().problems().to_vec()
+}
+
+#[test]
+fn what_an_image_leaves_out_has_its_default() {
+    let config = FunctionConfig::from_annotations(&map(&[("org.example", "not ours")])).unwrap();
+    assert_eq!(config, FunctionConfig::default());
+    assert_eq!(config.memory, ByteSize::mebibytes(32));
+    assert_eq!(config.request_limit, ByteSize::mebibytes(8));
+    assert_eq!(config.response_limit, ByteSize::mebibytes(8));
+    assert_eq!(config.max_inflight, 16);
+    assert_eq!(config.exec_timeout, Duration::from_secs(30));
+    assert_eq!(config.isolation, Isolation::Reuse);
+}
+
+#[test]
+fn an_image_can_say_everything() {
+    let config = FunctionConfig::from_annotations(&map(&[
+        ("dev.kernlet.abi", "1"),
+        ("dev.kernlet.machine", "native"),
+        ("dev.kernlet.memory", "64Mi"),
+        ("dev.kernlet.isolation", "fresh"),
+        ("dev.kernlet.limits.request", "1Mi"),
+        ("dev.kernlet.limits.response", "2M"),
+        ("dev.kernlet.limits.inflight", "0"),
+        ("dev.kernlet.limits.timeout", "1m30s"),
+        ("dev.kernlet.accel.operations", "sgemm, noop"),
+    ]))
+    .unwrap();
+    assert_eq!(config.memory, ByteSize::mebibytes(64));
+    assert_eq!(config.isolation, Isolation::Fresh);
+    assert_eq!(config.request_limit.bytes(), 1 << 20);
+    assert_eq!(config.response_limit.bytes(), 2_000_000);
+    assert_eq!(config.max_inflight, 0);
+    assert_eq!(config.exec_timeout, Duration::from_secs(90));
+    assert_eq!(Vec::from_iter(&config.operations), ["noop", "sgemm"]);
+}
+
+#[test]
+fn every_bad_value_is_reported_not_only_the_first() {
+    let found = problems(&[
+        ("dev.kernlet.memory", "12Q"),
+        ("dev.kernlet.isolation", "rewind"),
+        ("dev.kernlet.limits.inflight", "-1"),
+        ("dev.kernlet.limits.timeout", "soon"),
+        ("dev.kernlet.memroy", "1Mi"),
+        ("dev.kernlet.abi", "7"),
+        ("dev.kernlet.machine", "toaster"),
+        ("dev.kernlet.accel.operations", "a b"),
+    ]);
+    let said = |text: &str| assert!(found.iter().any(|problem| problem.contains(text)), "{text} in {found:#?}");
+    assert_eq!(found.len(), 8);
+    said("dev.kernlet.memory: \"12Q\" is not a size; write it as 32Mi");
+    said("dev.kernlet.isolation: \"rewind\" is not available in this version: use reuse or fresh");
+    said("dev.kernlet.limits.inflight: \"-1\" is not a number of requests");
+    said("dev.kernlet.limits.timeout: \"soon\" is not a duration; write it as 30s");
+    said("dev.kernlet.memroy is unknown; known are dev.kernlet.abi, ");
+    said("dev.kernlet.abi: \"7\" is another version");
+    said("dev.kernlet.machine: \"toaster\" is not a machine type");
+    said("dev.kernlet.accel.operations: \"a b\" is not an operation's name");
+}
+
+#[test]
+fn memory_that_no_machine_can_have_is_refused_with_the_bounds() {
+    for (memory, says) in
+        [("1Mi", "use 4Mi to 3Gi"), ("4Gi", "use 4Mi to 3Gi"), ("10Mi", "cannot hold a request of 8Mi")]
+    {
+        let found = problems(&[("dev.kernlet.memory", memory)]);
+        assert!(found[0].contains(says), "{found:?}");
+    }
+    FunctionConfig::from_annotations(&map(&[("dev.kernlet.memory", "11Mi")])).unwrap();
+}
+
+#[test]
+fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations() {
+    let image = FunctionConfig::from_annotations(&map(&[
+        ("dev.kernlet.limits.request", "1Mi"),
+        ("dev.kernlet.memory", "16Mi"),
+    ]))
+    .unwrap();
+    let config = image
+        .overridden_by(&Overrides {
+            labels: &map(&[("dev.kernlet.memory", "20Mi"), ("dev.kernlet.limits.timeout", "1s"), ("app", "x")]),
+            annotations: &map(&[("dev.kernlet.memory", "24Mi"), ("dev.kernlet.isolation", "fresh"), ("topic", "x")]),
+            environment: &map(&[("exec_timeout", "10"), ("max_inflight", "2"), ("OTHER", "12Q")]),
+            memory_limit: Some("48Mi"),
+        })
+        .unwrap();
+    assert_eq!(config.request_limit, ByteSize::mebibytes(1));
+    assert_eq!(config.isolation, Isolation::Fresh);
+    assert_eq!(config.memory, ByteSize::mebibytes(48));
+    assert_eq!(config.exec_timeout, Duration::from_secs(10));
+    assert_eq!(config.max_inflight, 2);
+}
+
+#[test]
+fn a_bad_override_is_reported_under_the_name_its_author_used() {
+    let error = FunctionConfig::default()
+        .overridden_by(&Overrides {
+            labels: &map(&[("dev.kernlet.limits.request", "x")]),
+            annotations: &map(&[]),
+            environment: &map(&[("exec_timeout", "x"), ("max_inflight", "many")]),
+            memory_limit: Some("100m"),
+        })
+        .unwrap_err();
+    let starts: Vec<&str> = error.problems().iter().filter_map(|problem| problem.split(':').next()).collect();
+    assert_eq!(starts, ["dev.kernlet.limits.request", "exec_timeout", "max_inflight", "limits.memory"]);
+    assert!(error.to_string().contains("; "));
+}
+
+#[test]
+fn a_specification_survives_its_way_to_the_watchdog() {
+    let spec = FunctionSpec {
+        name: "echo".parse().unwrap(),
+        namespace: Namespace::default(),
+        replica: 3,
+        image: "echo:latest".to_owned(),
+        digest: format!("sha256:{}", "0".repeat(64)),
+        kernel: PathBuf::from("/k"),
+        resources: vec![("model".to_owned(), PathBuf::from("/m"))],
+        config: FunctionConfig { isolation: Isolation::Fresh, ..FunctionConfig::default() },
+        environment: map(&[("A", "b")]),
+    };
+    let text = serde_json::to_string(&spec).unwrap();
+    assert!(
+        text.contains("\"memory\":\"32Mi\"") && text.contains("\"exec_timeout\":\"30s\"") && text.contains("\"fresh\"")
+    );
+    assert_eq!(serde_json::from_str::<FunctionSpec>(&text).unwrap(), spec);
+    assert!(serde_json::from_str::<FunctionSpec>(&text.replace("\"echo\"", "\"Echo\"")).is_err());
+}

@@ -1,0 +1,143 @@
+//! One function and everything its machines share: unikernel, limits, accelerator session, log.
+//! Opened by the watchdog's server and, without HTTP, by benchmarks. It never speaks HTTP itself.
+
+use std::{fs, sync::Arc};
+
+use kernlet_accel::{Resource, Runtime, Session};
+use kernlet_accel_plugins::default_plugins;
+use kernlet_image::{FunctionSpec, Isolation};
+use kernlet_monitor::{Crash, Hypervisor, Level, MachineConfig, Services, Unikernel};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{InvokeError, WatchdogError},
+    limit::{Inflight, Permit, TimeLimit},
+    log::Log,
+    pool::{Answer, Call, Pool},
+    preload::Preload,
+    request::OwnedRequest,
+    worker::Worker,
+};
+
+/// A function, ready to make machines. Its models are being loaded in the background from the start.
+///
+/// Dropping it ends its idle machines at once and the busy ones after their request.
+#[derive(Debug)]
+pub struct Function {
+    shared: Arc<Shared>,
+    pool: Pool,
+}
+
+/// What all machines of a function have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
+    pub(crate) hypervisor: Hypervisor,
+    pub(crate) unikernel: Unikernel,
+    pub(crate) machine: MachineConfig,
+    pub(crate) services: Services,
+    pub(crate) isolation: Isolation,
+    pub(crate) limit: TimeLimit,
+    pub(crate) inflight: Inflight,
+    pub(crate) preload: Arc<Preload>,
+    pub(crate) log: Log,
+}
+
+impl Function {
+    /// Reads the function's files, opens the hypervisor, and begins to load its models. Makes no machine yet.
+    ///
+    /// # Errors
+    /// There is no usable KVM, or the unikernel or a resource cannot be used.
+    pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
+        let hypervisor = Hypervisor::open()?;
+        let unikernel = read_unikernel(spec)?;
+        let accel = Arc::new(register_resources(spec)?);
+        let name: Arc<str> = spec.name.to_string().into();
+        let told = log.clone();
+        let preload = Preload::start(Arc::clone(&name), Arc::clone(&accel), move |why| {
+            told.watchdog("", Level::Error, &format!("models could not be loaded, so no request is served: {why}"));
+        })?;
+        let config = &spec.config;
+        let shared = Arc::new(Shared {
+            inflight: Inflight::new(Arc::clone(&name), config),
+            name,
+            hypervisor,
+            unikernel,
+            machine: MachineConfig {
+                memory: config.memory.bytes(),
+                request_limit: config.request_limit.bytes(),
+                response_limit: config.response_limit.bytes(),
+                environment: spec.environment.clone().into_iter().collect(),
+            },
+            services: Services { accel, log: Arc::new(log.clone()) },
+            isolation: config.isolation,
+            limit: TimeLimit::of_function(config.exec_timeout),
+            preload,
+            log: log.clone(),
+        });
+        Ok(Self { pool: Pool::new(Arc::clone(&shared)), shared })
+    }
+
+    /// Something that invokes the function on the calling thread, on a machine of its own.
+    #[must_use]
+    pub fn worker(&self) -> Worker {
+        Worker::new(Arc::clone(&self.shared))
+    }
+
+    /// Whether the function's models are loaded and another request may enter.
+    ///
+    /// # Errors
+    /// Why a request would be refused now.
+    pub fn ready(&self) -> Result<(), InvokeError> {
+        self.shared.preload.ready()?;
+        if self.shared.inflight.is_full() { Err(self.shared.inflight.saturated()) } else { Ok(()) }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Hands a request to a machine. The answer comes also after the deadline; a receiver that was dropped
+    /// changes nothing for the machine.
+    pub(crate) fn call(
+        &self,
+        request: OwnedRequest,
+        limit: TimeLimit,
+        permit: Permit,
+    ) -> Result<oneshot::Receiver<Answer>, InvokeError> {
+        let (call, answer) = Call::new(request, limit, permit);
+        self.pool.hand_over(call)?;
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    /// Names the end of a machine, and logs it.
+    pub(crate) fn crashed(&self, call_id: &str, limit: TimeLimit, crash: Box<Crash>) -> InvokeError {
+        let error = InvokeError::from_crash(&self.name, limit, crash);
+        self.log.watchdog(call_id, Level::Error, &error.message());
+        error
+    }
+}
+
+fn read_unikernel(spec: &FunctionSpec) -> Result<Unikernel, WatchdogError> {
+    let function = spec.name.to_string();
+    let elf = match fs::read(&spec.kernel) {
+        Ok(elf) => elf,
+        Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
+    };
+    Unikernel::parse(&elf).map_err(|source| WatchdogError::Kernel { function, source })
+}
+
+fn register_resources(spec: &FunctionSpec) -> Result<Session, WatchdogError> {
+    let session = Runtime::new(default_plugins()).session();
+    for (name, path) in &spec.resources {
+        let registered = Resource::from_file(path).and_then(|resource| session.register(name, resource));
+        registered.map_err(|source| WatchdogError::Resource {
+            function: spec.name.to_string(),
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
+    }
+    Ok(session)
+}

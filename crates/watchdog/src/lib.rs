@@ -1,0 +1,144 @@
+//! One function behind HTTP: its machines, limits and logs, in a process of its own.
+//! Started by the gateway (or by hand) as `kernlet watchdog`; [`Function`] is also used in-process, without HTTP.
+//! It never decides which function runs or where: that is the gateway's, who hands it a [`FunctionSpec`].
+//!
+//! ```text
+//!  socket ──► server ──► exchange ──► pool ──► machine thread: worker ──► kernlet_monitor::Machine
+//!            1 thread    limits in    hand-over   boots, reuses, drops       the guest
+//! ```
+//!
+//! | module | duty |
+//! |---|---|
+//! | `listen` | the socket |
+//! | `server` | connections, drain |
+//! | `exchange` | one request and its answer |
+//! | `request`, `response` | HTTP to the machine's terms and back |
+//! | `limit` | time limits; requests under way |
+//! | `function` | what the machines of a function share |
+//! | `pool`, `worker` | machine threads; the machine of one thread |
+//! | `preload` | loads models before the first request |
+//! | `log` | lines of the function and of the watchdog, to standard output |
+//! | `error` | everything that can go wrong, with its HTTP status |
+#![forbid(unsafe_code)]
+
+mod error;
+mod exchange;
+mod function;
+mod limit;
+mod listen;
+mod log;
+mod pool;
+mod preload;
+mod request;
+mod response;
+mod server;
+mod worker;
+
+use std::{fs::File, io, os::fd::AsFd, sync::atomic::AtomicBool, time::Duration};
+
+use kernlet_image::{FunctionSpec, GoDuration};
+use kernlet_monitor::Level;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use error::{InvokeError, WatchdogError};
+pub use function::Function;
+pub use limit::{MACHINES_MAX, TimeLimit};
+pub use listen::{Listen, ListenError, ListenParseError};
+pub use log::{BACKLOG_MAX, LINES_BURST, LINES_PER_SECOND, Log};
+pub use pool::IDLE_MAX;
+pub use worker::Worker;
+
+use crate::{exchange::Exchange, server::Server};
+
+/// How long a client may take to send the head of a request, and then its body, unless the function's
+/// environment variable `read_timeout` (of-watchdog's name) says otherwise.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the last log lines may take to be read when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Serves a function until SIGTERM or SIGINT, then finishes the requests under way and returns.
+/// Log lines go to standard output, one JSON object each.
+///
+/// # Errors
+/// The function cannot be served; the reason is also the log's last line.
+pub fn run(spec: &FunctionSpec, listen: &Listen) -> Result<(), WatchdogError> {
+    if *listen == Listen::Stdin {
+        die_with_parent()?;
+    }
+    let log = start_log(spec)?;
+    let served = serve(spec, listen, &log);
+    if let Err(error) = &served {
+        log.watchdog("", Level::Error, &error::chain(error));
+    }
+    log.flush(LAST_LINES);
+    served
+}
+
+/// Ends this process when the one that handed it the socket ends, however that happens. By SIGKILL: nobody is
+/// left who could pass on an answer, and whoever comes next starts watchdogs of its own. (The kernel counts
+/// the end of the *thread* that started this process as the parent's end.)
+fn die_with_parent() -> Result<(), WatchdogError> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| system("tie itself to its parent")(error.into()))
+}
+
+fn start_log(spec: &FunctionSpec) -> Result<Log, WatchdogError> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(system("open standard output"))?;
+    // of-watchdog's name for it.
+    let debug = spec.environment.get("write_debug").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
+    Log::start(File::from(stdout), debug).map_err(system("start the log's thread"))
+}
+
+fn serve(spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), WatchdogError> {
+    let function = Function::open(spec, log)?;
+    let bound = listen.bind()?;
+    log_start(spec, listen, &function, log);
+    let read_timeout = spec.environment.get("read_timeout").and_then(|text| text.parse::<GoDuration>().ok());
+    let exchange = Exchange {
+        function,
+        log: log.clone(),
+        read_timeout: read_timeout.map_or(READ_TIMEOUT, |GoDuration(timeout)| timeout),
+        draining: AtomicBool::new(false),
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start its event loop"))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
+        let server = Server::new(bound, exchange).map_err(system("wait for connections"))?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.serve_until(stop).await;
+        Ok(())
+    })
+}
+
+fn log_start(spec: &FunctionSpec, listen: &Listen, function: &Function, log: &Log) {
+    let config = &spec.config;
+    let inflight = &function.shared().inflight;
+    let requests = inflight.limit();
+    let time = match config.exec_timeout {
+        Duration::ZERO => "no time limit".to_owned(),
+        timeout => format!("{} each", GoDuration(timeout)),
+    };
+    let text = format!(
+        "serving {}.{} on {listen}: image {}, {} a machine, {requests} requests at once, {time}, isolation {}",
+        spec.name, spec.namespace, spec.digest, config.memory, config.isolation
+    );
+    log.watchdog("", Level::Info, &text);
+    if inflight.is_cut() {
+        let text =
+            format!("max_inflight {} is more than one watchdog serves; it serves {requests}", config.max_inflight);
+        log.watchdog("", Level::Warn, &text);
+    }
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> WatchdogError {
+    move |source| WatchdogError::System { action, source }
+}

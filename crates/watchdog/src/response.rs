@@ -1,0 +1,198 @@
+//! Answers over HTTP: a function's response, checked since a hostile guest may have written it, and the
+//! watchdog's own. Used by the exchange. It never lets a guest write what belongs to the connection or to us.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use kernlet_monitor::Usage;
+
+use crate::{
+    error::InvokeError,
+    request::{CALL_ID, CallId, HOP_BY_HOP},
+};
+
+/// An answer, whole.
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
+
+/// Marks answers that the platform made and not the function; OpenFaaS's clients retry on it.
+const INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
+
+/// How long the request took, in seconds, as OpenFaaS's watchdogs say it.
+const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
+
+/// Where the time went (W3C Server Timing), on demand.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A function's response. Fields that the connection or the watchdog writes are left out.
+pub(crate) fn of_function(function: &str, response: kernlet_monitor::Response) -> Result<HttpResponse, InvokeError> {
+    let bad = |name: &str, why| InvokeError::BadHeader {
+        function: function.to_owned(),
+        header: name.escape_debug().take(NAME_SHOWN_MAX).collect(),
+        why,
+    };
+    // The monitor lets only 200 to 599 through.
+    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let body = if has_no_body(status) { Bytes::new() } else { Bytes::from(response.body) };
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    for (name, value) in response.headers {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| bad(&name, "a name has only letters, digits and !#$%&'*+-.^_`|~"))?;
+        let value = HeaderValue::from_bytes(&value)
+            .map_err(|_| bad(&name, "its value has a line break or another control character"))?;
+        if !is_ours(&parsed) {
+            answer.headers_mut().try_append(parsed, value).map_err(|_| bad(&name, "there are too many headers"))?;
+        }
+    }
+    Ok(answer)
+}
+
+/// Characters of a bad header's name that an error shows.
+const NAME_SHOWN_MAX: usize = 80;
+
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Whether a field is not the function's to write.
+fn is_ours(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name) || [header::CONTENT_LENGTH, CALL_ID, DURATION, INTERNAL].contains(name)
+}
+
+/// The watchdog's own answer: one line of text.
+pub(crate) fn own(status: StatusCode, text: &str) -> HttpResponse {
+    let mut answer = Response::new(Full::new(Bytes::from(format!("{text}\n"))));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(INTERNAL, HeaderValue::from_static("watchdog"));
+    answer
+}
+
+/// The answer to a request that has no response from its function.
+pub(crate) fn of_error(error: &InvokeError) -> HttpResponse {
+    let mut answer = own(error.status(), &error.message());
+    let headers = answer.headers_mut();
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if error.leaves_body_unread() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Adds which call this was, how long it took and, on demand, where the time went.
+pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: &CallId, took: Duration, usage: Option<Usage>) {
+    let headers = answer.headers_mut();
+    headers.insert(CALL_ID, call_id.to_value());
+    if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
+        headers.insert(DURATION, seconds);
+    }
+    if let Some(timing) = usage.and_then(|usage| HeaderValue::try_from(server_timing(took, usage)).ok()) {
+        headers.append(SERVER_TIMING, timing);
+    }
+}
+
+/// Each part's own time, in milliseconds: what the next part took is not in it.
+fn server_timing(took: Duration, usage: Usage) -> String {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+    format!(
+        "watchdog;dur={:.3}, guest;dur={:.3}, accel;dur={:.3}, exits;desc=\"{}\"",
+        milliseconds(took.saturating_sub(usage.wall)),
+        milliseconds(usage.wall.saturating_sub(usage.accel)),
+        milliseconds(usage.accel),
+        usage.exits
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn guest(status: u16, headers: &[(&str, &[u8])]) -> kernlet_monitor::Response {
+        kernlet_monitor::Response {
+            status,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
+            body: b"body".to_vec(),
+            usage: Usage::default(),
+        }
+    }
+
+    fn size(answer: &HttpResponse) -> u64 {
+        http_body::Body::size_hint(answer.body()).exact().unwrap()
+    }
+
+    #[test]
+    fn a_guest_cannot_write_the_connections_headers_or_ours() {
+        let forged: Vec<(&str, &[u8])> = [
+            "Content-Length",
+            "transfer-encoding",
+            "Connection",
+            "Keep-Alive",
+            "Upgrade",
+            "Trailer",
+            "X-Call-Id",
+            "X-Duration-Seconds",
+            "X-OpenFaaS-Internal",
+        ]
+        .map(|name| (name, &b"1"[..]))
+        .into();
+        let answer = of_function("f", guest(200, &forged)).unwrap();
+        assert!(answer.headers().is_empty(), "{:?}", answer.headers());
+        let kept = of_function("f", guest(201, &[("Set-Cookie", b"a"), ("Set-Cookie", b"b\xff")])).unwrap();
+        assert_eq!(kept.status(), 201);
+        assert_eq!(kept.headers().get_all("set-cookie").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_header_that_is_none_is_named() {
+        let long = "é".repeat(1000);
+        for (name, value, shown) in [
+            ("bad name", &b"v"[..], "bad name"),
+            ("", b"v", "only letters"),
+            ("a\r\nX: y", b"v", r"a\r\nX: y"),
+            ("X-Split", b"a\r\nSet-Cookie: b", "X-Split"),
+            ("X-Null", b"\0", "X-Null"),
+            (&long, b"v", "é"),
+        ] {
+            let error = of_function("f", guest(200, &[(name, value)])).unwrap_err();
+            let text = error.message();
+            assert_eq!(error.status(), 502);
+            assert!(text.contains(shown) && text.len() < 400 && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_without_a_body_have_none() {
+        assert_eq!(size(&of_function("f", guest(200, &[])).unwrap()), 4);
+        for status in [204, 205, 304] {
+            assert_eq!(size(&of_function("f", guest(status, &[])).unwrap()), 0);
+        }
+    }
+
+    #[test]
+    fn an_own_answer_is_marked_and_says_when_to_try_again() {
+        let answer = of_error(&InvokeError::Loading { function: "f".to_owned() });
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["x-openfaas-internal"], "watchdog");
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+
+    #[test]
+    fn times_are_each_parts_own_and_add_up() {
+        let usage =
+            Usage { wall: Duration::from_micros(3500), accel: Duration::from_micros(3000), exits: 7, bytes_copied: 0 };
+        let text = server_timing(Duration::from_millis(4), usage);
+        assert_eq!(text, "watchdog;dur=0.500, guest;dur=0.500, accel;dur=3.000, exits;desc=\"7\"");
+        let mut answer = own(StatusCode::OK, "OK");
+        add_measures(&mut answer, &CallId::of(&HeaderMap::new()), Duration::from_millis(1500), Some(usage));
+        assert_eq!(answer.headers()["x-duration-seconds"], "1.500000");
+        assert!(answer.headers().contains_key("server-timing"));
+    }
+}

@@ -1,0 +1,149 @@
+//! No request gets more than its function's limits allow.
+
+use crate::support::{Answer, Client, Deployment, Watchdog, kvm};
+
+/// A request that occupies a machine until its time is over.
+fn occupy(watchdog: &Watchdog, mark: &str) -> Client {
+    let mut client = watchdog.connect();
+    client.request("GET", &format!("/log-and-loop/{mark}"), "", b"");
+    watchdog.log_line(|line| line["text"] == mark);
+    client
+}
+
+fn assert_says(answer: &Answer, status: u16, words: &[&str]) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    for word in words {
+        assert!(answer.text().contains(word), "{word:?} is missing in {:?}", answer.text());
+    }
+    assert_eq!(answer.header("x-openfaas-internal"), Some("watchdog"));
+}
+
+#[test]
+fn a_function_that_takes_too_long_is_stopped_and_serves_the_next_request() {
+    if !kvm() {
+        return;
+    }
+    let watchdog =
+        Deployment::faults().with(|config| config.exec_timeout = std::time::Duration::from_millis(200)).serve();
+    let answer = watchdog.request("GET", "/loop", "X-Call-Id: long\r\n", b"");
+    assert_says(&answer, 504, &["faults", "200ms", "exec_timeout", "dev.kernlet.limits.timeout", "stopped at"]);
+    let logged = watchdog.log_line(|line| line["source"] == "watchdog" && line["call_id"] == "long");
+    assert_eq!(logged["level"], "error");
+    assert_eq!(watchdog.get("/count").text(), "1", "a new machine");
+}
+
+#[test]
+fn a_caller_shortens_the_time_limit_and_never_lengthens_it() {
+    if !kvm() {
+        return;
+    }
+    let watchdog =
+        Deployment::faults().with(|config| config.exec_timeout = std::time::Duration::from_millis(300)).serve();
+    let shorter = watchdog.request("GET", "/loop", "X-Timeout: 100ms\r\n", b"");
+    assert_says(&shorter, 504, &["100ms", "X-Timeout"]);
+    let longer = watchdog.request("GET", "/loop", "X-Timeout: 1h\r\n", b"");
+    assert_says(&longer, 504, &["300ms", "exec_timeout"]);
+}
+
+#[test]
+fn no_more_requests_than_allowed_are_under_way() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults()
+        .with(|config| {
+            config.max_inflight = 2;
+            config.exec_timeout = std::time::Duration::from_secs(5);
+        })
+        .serve();
+    let mut occupied = [occupy(&watchdog, "first"), occupy(&watchdog, "second")];
+    let refused = watchdog.get("/count");
+    assert_says(&refused, 429, &["2 requests", "max_inflight", "dev.kernlet.limits.inflight"]);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(watchdog.get("/_/ready").status, 429);
+    assert_eq!(watchdog.get("/_/health").status, 200);
+    for client in &mut occupied {
+        assert_eq!(client.answer("GET").status, 504);
+    }
+    assert_eq!(watchdog.get("/_/ready").status, 200);
+    assert_eq!(watchdog.get("/count").status, 200);
+}
+
+#[test]
+fn requests_at_the_same_time_have_machines_of_their_own() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults().with(|config| config.exec_timeout = std::time::Duration::from_secs(1)).serve();
+    assert_eq!(watchdog.get("/count").text(), "1");
+    let mut occupied = occupy(&watchdog, "busy");
+    assert_eq!(watchdog.get("/count").text(), "1", "another machine than the busy one");
+    assert_eq!(watchdog.get("/count").text(), "2", "and the same again");
+    assert_eq!(occupied.answer("GET").status, 504);
+}
+
+#[test]
+fn a_fresh_function_never_meets_its_own_past() {
+    if !kvm() {
+        return;
+    }
+    let reused = Deployment::faults().serve();
+    assert_eq!([reused.get("/count").body, reused.get("/count").body], [b"1", b"2"]);
+    let fresh = Deployment::faults().fresh().serve();
+    assert_eq!([fresh.get("/count").body, fresh.get("/count").body], [b"1", b"1"]);
+}
+
+#[test]
+fn a_request_head_beyond_the_guests_room_is_refused_with_the_limit() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::echo().serve();
+    let fitting = format!("X-Long: {}\r\n", "v".repeat(60_000));
+    assert_eq!(watchdog.request("GET", "/", &fitting, b"").status, 200);
+    let too_long = format!("X-Long: {}\r\nX-Too: {}\r\n", "v".repeat(60_000), "v".repeat(6_000));
+    assert_says(&watchdog.request("GET", "/", &too_long, b""), 431, &["65536"]);
+    let many: String = (0..5_000).map(|index| format!("x-{index}: 1\r\n")).collect();
+    assert_eq!(watchdog.request("GET", "/", &many, b"").status, 431);
+}
+
+#[test]
+fn a_client_that_sends_too_slowly_is_told_so() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::echo().env("read_timeout", "200ms").serve();
+    let mut slow_head = watchdog.connect();
+    slow_head.send(b"GET / HTTP/1.1\r\nHost:");
+    assert_says(&slow_head.answer("GET"), 408, &["head"]);
+    assert!(slow_head.is_closed());
+
+    let mut slow_body = watchdog.connect();
+    slow_body.send(b"POST / HTTP/1.1\r\nHost: f\r\nContent-Length: 10\r\n\r\nabc");
+    assert_says(&slow_body.answer("POST"), 408, &["body", "200ms"]);
+
+    let mut idle = watchdog.connect();
+    assert!(idle.is_closed(), "a connection without a request is closed without a word");
+    assert_eq!(watchdog.get("/").status, 200);
+}
+
+#[test]
+fn nonsense_instead_of_http_harms_nobody() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::echo().serve();
+    for nonsense in
+        [&b"\0\0\0\0\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n"]
+    {
+        let mut client = watchdog.connect();
+        client.send(nonsense);
+        assert_eq!(client.answer("GET").status, 400);
+    }
+    for target in ["*", "example.org:80"] {
+        let method = if target == "*" { "OPTIONS" } else { "CONNECT" };
+        let answer = watchdog.request(method, target, "", b"");
+        assert_says(&answer, 400, &[target]);
+    }
+    assert_eq!(watchdog.post("/", b"fine").body, b"fine");
+}

@@ -1,0 +1,104 @@
+//! Misbehaves in the way that its path names, and sometimes behaves: `/` lists the paths. Called by the platform's
+//! tests, to prove that no function harms another. It never does by accident what it does.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod hypercalls;
+mod instructions;
+
+use alloc::{format, string::String, vec, vec::Vec};
+use core::{
+    hint::black_box,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use kernlet_guest::{Request, Response, function, log};
+
+function!(misbehave);
+
+/// Requests that this machine has seen.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Everything that can be asked for; what stands for a part of the path is in capitals.
+const PATHS: &str = "\
+/count /log/TEXT /log-and-loop/TEXT /log-flood/LINES /size/BYTES /status/CODE
+/bad-header /split-header /forged-headers
+/panic /oom /one-huge-allocation /stack-overflow /loop
+/instruction/NAME /hypercall/NAME
+";
+
+fn misbehave(request: &Request) -> Response<'_> {
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let path = request.path().strip_prefix('/').unwrap_or_default();
+    let (what, detail) = path.split_once('/').unwrap_or((path, ""));
+    match what {
+        "count" => Response::new(200).body(format!("{count}")),
+        "log" => say(detail),
+        "log-and-loop" => {
+            say(detail);
+            instructions::loop_for_ever()
+        }
+        "log-flood" => flood(number(detail)),
+        "size" => Response::new(200).body(vec![b'x'; number(detail)]),
+        "status" => Response::new(u16::try_from(number(detail)).unwrap_or(u16::MAX)).body("a body"),
+        "bad-header" => Response::new(200).header("not a name", "value"),
+        "split-header" => Response::new(200).header("X-Split", "a\r\nSet-Cookie: stolen"),
+        "forged-headers" => forged_headers(),
+        "panic" => panic!("asked to panic on request {count}"),
+        "oom" => use_up_memory(),
+        "one-huge-allocation" => Response::new(200).body(vec![0; 1 << 40]),
+        "stack-overflow" => Response::new(200).body(format!("{}", recurse(1))),
+        "loop" => instructions::loop_for_ever(),
+        "instruction" => instructions::run(detail),
+        "hypercall" => hypercalls::make(detail),
+        _ => Response::new(404).body(PATHS),
+    }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().unwrap_or(0)
+}
+
+fn say(text: &str) -> Response<'static> {
+    log::info!("{text}");
+    Response::new(200)
+}
+
+fn flood(lines: usize) -> Response<'static> {
+    let line = String::from_utf8(vec![b'x'; 1000]).unwrap_or_default();
+    for _ in 0..lines {
+        log::info!("{line}");
+    }
+    Response::new(200)
+}
+
+fn forged_headers() -> Response<'static> {
+    let mut response = Response::new(200).body("whole");
+    for (name, value) in [
+        ("Content-Length", "1"),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"),
+        ("X-Call-Id", "forged"),
+        ("X-OpenFaaS-Internal", "forged"),
+        ("X-Own", "kept"),
+    ] {
+        response = response.header(name, value);
+    }
+    response
+}
+
+fn use_up_memory() -> Response<'static> {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    loop {
+        kept.push(vec![1; 64 * 1024]);
+        black_box(&kept);
+    }
+}
+
+/// Never returns as long as there is a stack.
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    if frame[0] == 0 { 0 } else { recurse(frame[1] + 1) + black_box(frame)[2] }
+}
