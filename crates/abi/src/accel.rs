@@ -121,7 +121,7 @@ pub struct SgemmParams {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ClassifyParams {
-    /// Resource id of an ONNX model: one float input [N,3,H,W], one output [N,classes] of logits.
+    /// Resource id of an ONNX model: one float input `[N,3,H,W]`, one output `[N,classes]` of logits.
     pub model: u32,
     /// Resource id of the labels, one a line, or zero for none.
     pub labels: u32,

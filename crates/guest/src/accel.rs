@@ -10,9 +10,7 @@ use core::{fmt, mem::size_of};
 pub use kernlet_abi::accel::{Classification, SgemmParams as Sgemm};
 use kernlet_abi::{
     Span,
-    accel::{
-        AccelArg, AccelCall, ClassifyParams, ERROR_MAX, ModelParams, RANK_MAX, access, dtype, operation,
-    },
+    accel::{AccelArg, AccelCall, ClassifyParams, ERROR_MAX, ModelParams, RANK_MAX, access, dtype, operation},
     hypercall::{CallHead, FindResource, number, status},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -37,6 +35,12 @@ impl fmt::Display for AccelError {
 impl core::error::Error for AccelError {}
 
 impl AccelError {
+    /// Whether what it was asked to do takes more than the host grants: a picture of too many pixels, say.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.status == status::ENOMEM
+    }
+
     /// Whether the function's own input is at fault, rather than the host.
     #[must_use]
     pub fn is_invalid_input(&self) -> bool {

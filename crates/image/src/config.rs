@@ -26,12 +26,15 @@ const OPERATION_NAME_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
+    /// After each request the machine is made equal to the function's template again, so that every request
+    /// meets the same pristine machine.
+    #[default]
+    Rewind,
+    /// Every request gets a machine of its own, made of the template, which ends with it.
+    Fresh,
     /// A machine keeps its state and serves one request after the other, as a process behind
     /// OpenFaaS's of-watchdog does.
-    #[default]
     Reuse,
-    /// Every request gets a machine of its own, which ends with it.
-    Fresh,
 }
 
 impl FromStr for Isolation {
@@ -41,8 +44,8 @@ impl FromStr for Isolation {
         match text {
             "reuse" => Ok(Self::Reuse),
             "fresh" => Ok(Self::Fresh),
-            "rewind" => Err("\"rewind\" is not available in this version: use reuse or fresh".to_owned()),
-            _ => Err(format!("{text:?} is not an isolation mode: use reuse or fresh")),
+            "rewind" => Ok(Self::Rewind),
+            _ => Err(format!("{text:?} is not an isolation mode: use rewind, fresh or reuse")),
         }
     }
 }
@@ -50,6 +53,7 @@ impl FromStr for Isolation {
 impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Rewind => "rewind",
             Self::Reuse => "reuse",
             Self::Fresh => "fresh",
         })

@@ -88,10 +88,9 @@ fn lend_one<'m>(memory: &GuestMemory, argument: Argument) -> Result<Data<'m>, Ca
     }
     let (offset, len) = (span.offset, span.len);
     let write = argument.is_written();
-    let pointer = memory
-        .pointer(span)
-        .map_err(|_| Cause::BadPointer { what: "an accelerator argument", offset, len, write })?
-        .as_ptr();
+    let pointer = if write { memory.pointer_for_writing(span) } else { memory.pointer(span) };
+    let pointer =
+        pointer.map_err(|_| Cause::BadPointer { what: "an accelerator argument", offset, len, write })?.as_ptr();
     let len = len as usize;
     // SAFETY, for the slices below: `pointer` is valid for `len` bytes inside the mapping, which `lend`
     // borrows exclusively for 'm, so the host makes no other access. The guest makes none: the machine has one

@@ -7,7 +7,7 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicI32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
     },
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -55,10 +55,21 @@ impl Timer {
         if supervisor.asleep.swap(false, SeqCst) {
             supervisor.wake();
         }
-        let result = body();
+        let _disarm = Disarm { slot: &self.slot };
+        body()
+    }
+}
+
+/// Takes back what [`Timer::guard`] exposed, even when what it ran panicked: a kick that comes later must not
+/// write to a `run` page that is gone.
+struct Disarm<'a> {
+    slot: &'a Slot,
+}
+
+impl Drop for Disarm<'_> {
+    fn drop(&mut self) {
         self.slot.deadline.store(0, SeqCst);
         RUNNING.set(ptr::null_mut());
-        result
     }
 }
 
@@ -82,7 +93,8 @@ fn supervisor() -> &'static Supervisor {
     });
     STARTED.get_or_init(|| {
         install_handler();
-        let spawned = thread::Builder::new().name("deadlines".into()).stack_size(64 * 1024).spawn(|| supervisor.watch());
+        let spawned =
+            thread::Builder::new().name("deadlines".into()).stack_size(64 * 1024).spawn(|| supervisor.watch());
         if let Ok(handle) = spawned {
             let _ = supervisor.thread.set(handle.thread().clone());
         }
@@ -164,5 +176,44 @@ extern "C" fn on_kick(_signal: libc::c_int) {
         let immediate_exit = unsafe { &raw mut (*run).immediate_exit };
         // SAFETY: as above; the kernel reads the byte, hence volatile.
         unsafe { immediate_exit.write_volatile(1) };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_kick_after_a_panic_finds_no_run_page_to_write_to() {
+        let timer = Timer::new();
+        let mut page = kvm_run::default();
+        let run = &raw mut page;
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            timer.guard(Instant::now() + Duration::from_secs(3600), run, || panic!("a sink that fails"))
+        }));
+        assert!(panicked.is_err());
+        assert!(RUNNING.get().is_null());
+        assert_eq!(timer.slot.deadline.load(SeqCst), 0);
+        on_kick(signal_number());
+        assert_eq!(page.immediate_exit, 0);
+    }
+
+    #[test]
+    fn a_deadline_that_passes_kicks_the_thread_that_runs() {
+        let timer = Timer::new();
+        let mut page = kvm_run::default();
+        let run = &raw mut page;
+        timer.guard(Instant::now(), run, || {
+            // SAFETY: the page is alive.
+            let kicked = unsafe { &raw const (*run).immediate_exit };
+            // SAFETY: as above; only this thread, here or in the handler, touches it.
+            while unsafe { kicked.read_volatile() } == 0 {
+                thread::yield_now();
+            }
+        });
+        assert!(RUNNING.get().is_null());
     }
 }

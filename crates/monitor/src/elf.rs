@@ -5,8 +5,9 @@ use std::{ops::Range, sync::Arc};
 
 use elf::{
     ElfBytes,
-    abi::{EM_X86_64, ET_EXEC, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS, STT_FUNC},
+    abi::{EM_X86_64, ET_EXEC, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS, SHT_SYMTAB, STT_FUNC},
     endian::LittleEndian,
+    file::Class,
     note::Note,
     segment::ProgramHeader,
 };
@@ -15,11 +16,15 @@ use kernlet_abi::{
     map::{IMAGE_BASE, MEMORY_MAX, PAGE_SIZE},
 };
 
-/// Most loadable segments; a linked guest has four.
-const SEGMENTS_MAX: usize = 32;
+/// Most program headers; a linked guest has four. Each may name the whole file, so that their number bounds
+/// the time that reading them takes.
+const HEADERS_MAX: usize = 32;
 
 /// Most function symbols kept for crash reports.
 const SYMBOLS_MAX: usize = 1 << 16;
+
+/// Longest name of a function that is looked at and shown, in bytes.
+const NAME_MAX: usize = 512;
 
 /// A unikernel that can be loaded: every segment checked against the memory map. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -39,6 +44,8 @@ struct Inner {
 /// A loadable segment; ranges are page-disjoint and ascending.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
+    /// Index of its program header.
+    index: usize,
     /// Guest addresses that it fills, not rounded.
     pub(crate) memory: Range<u64>,
     /// Bytes of the file that go to its start; the rest is zero.
@@ -60,7 +67,8 @@ impl Segment {
 struct Symbol {
     address: u64,
     size: u64,
-    name: String,
+    /// Bytes of the file that hold its name; more than that where no zero byte ends it.
+    name: Range<usize>,
 }
 
 const fn page_down(address: u64) -> u64 {
@@ -79,6 +87,8 @@ pub enum ElfError {
     NotElf(#[source] elf::ParseError),
     #[error("the ELF file is damaged")]
     Damaged(#[source] elf::ParseError),
+    #[error("the ELF file is a 32-bit one, not 64-bit; build the function for x86-64")]
+    WrongClass,
     #[error("the ELF file is for machine {machine}, not x86-64 (62)")]
     WrongMachine { machine: u16 },
     #[error("the ELF file is not a static executable (its type is {kind}, not 2); link it with -static -no-pie")]
@@ -87,7 +97,7 @@ pub enum ElfError {
     Unsupported { what: &'static str },
     #[error("the ELF file has nothing to load")]
     Empty,
-    #[error("the ELF file has {count} loadable segments; the most is {SEGMENTS_MAX}")]
+    #[error("the ELF file has {count} program headers; the most is {HEADERS_MAX}")]
     TooManySegments { count: usize },
     #[error(
         "segment {index} ({start:#x}, {len} bytes) lies outside {IMAGE_BASE:#x} to {MEMORY_MAX:#x}, where an image can be"
@@ -105,7 +115,9 @@ pub enum ElfError {
     BadEntry { entry: u64 },
     #[error("the file says nothing of the guest interface it was built for; link the kernlet-guest library")]
     NoAbiNote,
-    #[error("the unikernel was built for version {found} of the guest interface, this is version {ABI_VERSION}; rebuild it")]
+    #[error(
+        "the unikernel was built for version {found} of the guest interface, this is version {ABI_VERSION}; rebuild it"
+    )]
     WrongAbi { found: u32 },
 }
 
@@ -116,6 +128,9 @@ impl Unikernel {
     /// What is wrong with the file, where, and what to do about it.
     pub fn parse(bytes: &[u8]) -> Result<Self, ElfError> {
         let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(ElfError::NotElf)?;
+        if file.ehdr.class != Class::ELF64 {
+            return Err(ElfError::WrongClass);
+        }
         if file.ehdr.e_machine != EM_X86_64 {
             return Err(ElfError::WrongMachine { machine: file.ehdr.e_machine });
         }
@@ -123,6 +138,9 @@ impl Unikernel {
             return Err(ElfError::NotStatic { kind: file.ehdr.e_type });
         }
         let table = file.segments().ok_or(ElfError::Empty)?;
+        if table.len() > HEADERS_MAX {
+            return Err(ElfError::TooManySegments { count: table.len() });
+        }
         let mut segments = Vec::new();
         let mut abi = None;
         for (index, header) in table.iter().enumerate() {
@@ -136,14 +154,11 @@ impl Unikernel {
                 PT_NOTE => abi = abi.or(abi_note(&file, &header)?),
                 _ => {}
             }
-            if segments.len() > SEGMENTS_MAX {
-                return Err(ElfError::TooManySegments { count: segments.len() });
-            }
         }
         segments.sort_by_key(|segment| segment.memory.start);
-        for (first, pair) in segments.windows(2).enumerate() {
+        for pair in segments.windows(2) {
             if pair[0].pages().end > pair[1].pages().start {
-                return Err(ElfError::Overlap { first, second: first + 1 });
+                return Err(ElfError::Overlap { first: pair[0].index, second: pair[1].index });
             }
         }
         let end = segments.last().ok_or(ElfError::Empty)?.pages().end;
@@ -164,7 +179,7 @@ impl Unikernel {
     pub(crate) fn from_code(code: &[u8]) -> Self {
         let end = IMAGE_BASE + PAGE_SIZE;
         let file = 0..code.len().min(4096);
-        let segment = Segment { memory: IMAGE_BASE..end, file, write: false, execute: true };
+        let segment = Segment { index: 0, memory: IMAGE_BASE..end, file, write: false, execute: true };
         let (bytes, segments) = (code.to_vec(), vec![segment]);
         Self { inner: Arc::new(Inner { bytes, segments, entry: IMAGE_BASE, end, symbols: Vec::new() }) }
     }
@@ -195,8 +210,16 @@ impl Unikernel {
         let after = symbols.partition_point(|symbol| symbol.address <= address);
         let symbol = symbols.get(after.checked_sub(1)?)?;
         let offset = address - symbol.address;
-        (offset < symbol.size.max(1))
-            .then(|| (format!("{:#}", rustc_demangle::demangle(&symbol.name)), offset))
+        (offset < symbol.size.max(1)).then(|| (self.name(symbol), offset))
+    }
+
+    /// A symbol's name for people. The file may hold anything there: it is cut before and after demangling, since
+    /// a name can demangle to one a thousand times as long, and nothing of it steers a terminal.
+    fn name(&self, symbol: &Symbol) -> String {
+        let bytes = self.inner.bytes.get(symbol.name.clone()).unwrap_or_default();
+        let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name = format!("{:#}", rustc_demangle::demangle(&String::from_utf8_lossy(bytes)));
+        name.chars().take(NAME_MAX).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
     }
 }
 
@@ -214,7 +237,7 @@ fn segment(index: usize, header: &ProgramHeader, file_len: usize) -> Result<Segm
     if write && execute {
         return Err(ElfError::WritableCode { index });
     }
-    Ok(Segment { memory: start..end, file: file_start..file_end, write, execute })
+    Ok(Segment { index, memory: start..end, file: file_start..file_end, write, execute })
 }
 
 fn abi_note(file: &ElfBytes<'_, LittleEndian>, header: &ProgramHeader) -> Result<Option<u32>, ElfError> {
@@ -233,18 +256,24 @@ fn abi_note(file: &ElfBytes<'_, LittleEndian>, header: &ProgramHeader) -> Result
 
 /// Function symbols by address; a file without them, or with damaged ones, only loses names in reports.
 fn symbols(file: &ElfBytes<'_, LittleEndian>) -> Vec<Symbol> {
-    let Ok(Some((table, names))) = file.symbol_table() else {
-        return Vec::new();
-    };
-    let mut symbols: Vec<Symbol> = table
-        .iter()
-        .filter(|symbol| symbol.st_symtype() == STT_FUNC)
-        .filter_map(|symbol| {
-            let name = names.get(usize::try_from(symbol.st_name).ok()?).ok()?;
-            Some(Symbol { address: symbol.st_value, size: symbol.st_size, name: name.chars().take(512).collect() })
-        })
-        .take(SYMBOLS_MAX)
-        .collect();
+    let mut symbols = symbol_table(file).unwrap_or_default();
     symbols.sort_by_key(|symbol| symbol.address);
     symbols
+}
+
+/// Notes where names lie and reads none: a hostile table can have a million of them, each as long as the file.
+fn symbol_table(file: &ElfBytes<'_, LittleEndian>) -> Option<Vec<Symbol>> {
+    let (table, _) = file.symbol_table().ok()??;
+    let sections = file.section_headers()?;
+    let header = sections.iter().find(|section| section.sh_type == SHT_SYMTAB)?;
+    let names = sections.get(usize::try_from(header.sh_link).ok()?).ok()?;
+    let names_start = usize::try_from(names.sh_offset).ok()?;
+    let names_end = names_start.checked_add(usize::try_from(names.sh_size).ok()?)?;
+    let functions = table.iter().filter(|symbol| symbol.st_symtype() == STT_FUNC);
+    let symbols = functions.filter_map(|symbol| {
+        let start = names_start.checked_add(usize::try_from(symbol.st_name).ok()?)?;
+        let name = start..names_end.min(start.saturating_add(NAME_MAX));
+        (!name.is_empty()).then_some(Symbol { address: symbol.st_value, size: symbol.st_size, name })
+    });
+    Some(symbols.take(SYMBOLS_MAX).collect())
 }

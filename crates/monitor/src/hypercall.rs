@@ -69,9 +69,12 @@ impl GuestView {
         self.memory.load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
     }
 
-    /// Copies out a range that the guest may read.
+    /// Copies out a range that the guest may read; an empty one may be anywhere.
     pub(crate) fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
         self.check(what, span, false)?;
+        if span.len == 0 {
+            return Ok(Vec::new());
+        }
         let Span { offset, len } = span;
         self.memory.read_span(span).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
     }
@@ -82,6 +85,9 @@ impl GuestView {
 
     /// Writes to a range that was checked before.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let len = bytes.len() as u64;
         self.memory.write(offset, bytes).map_err(|_| Cause::BadPointer { what: "an answer", offset, len, write: true })
     }
@@ -103,6 +109,13 @@ pub(crate) struct CallContext {
     pub(crate) deadline: Instant,
     /// When the machine got its first request.
     pub(crate) started: Option<Instant>,
+}
+
+impl CallContext {
+    /// Of a machine that has had no request.
+    pub(crate) fn new(services: Services, deadline: Instant) -> Self {
+        Self { services, usage: Usage::default(), call_id: String::new(), deadline, started: None }
+    }
 }
 
 /// Serves the call whose argument block is at `block`.
@@ -172,12 +185,7 @@ fn entropy(guest: &GuestView, call: &Entropy) -> Result<i32, Cause> {
     Ok(status::OK)
 }
 
-fn find_resource(
-    guest: &GuestView,
-    context: &CallContext,
-    block: u64,
-    call: FindResource,
-) -> Result<i32, Cause> {
+fn find_resource(guest: &GuestView, context: &CallContext, block: u64, call: FindResource) -> Result<i32, Cause> {
     let name = guest.text("a resource's name", call.name, RESOURCE_NAME_MAX)?;
     let Some((id, size)) = context.services.accel.find(&name) else {
         return Ok(status::ENOENT);
@@ -202,12 +210,7 @@ fn exit(guest: &GuestView, call: &Exit) -> Result<Cause, Cause> {
     })
 }
 
-fn accelerate(
-    guest: &mut GuestView,
-    context: &mut CallContext,
-    block: u64,
-    mut call: AccelCall,
-) -> Result<i32, Cause> {
+fn accelerate(guest: &mut GuestView, context: &mut CallContext, block: u64, mut call: AccelCall) -> Result<i32, Cause> {
     let descriptors = descriptors(guest, &call)?;
     guest.check("the buffer for an error's message", call.error, true)?;
     let outcome = run_operation(guest, context, &call, &descriptors)?;

@@ -70,6 +70,8 @@ impl Hypervisor {
             (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
             (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
             (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+            (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+            (Cap::DirtyLogRing, "KVM_CAP_DIRTY_LOG_RING"),
         ] {
             if !kvm.check_extension(cap) {
                 return Err(HypervisorError::Lacks { name });

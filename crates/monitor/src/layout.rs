@@ -120,9 +120,12 @@ impl Layout {
             area(HYPERCALL_PAGE..HYPERCALL_PAGE + PAGE_SIZE, EXECUTE),
             area(STACK_BASE..STACK_TOP, WRITE),
         ];
-        areas.extend(unikernel.segments().iter().map(|segment| {
-            area(segment.pages(), Permission { write: segment.write, execute: segment.execute })
-        }));
+        areas.extend(
+            unikernel
+                .segments()
+                .iter()
+                .map(|segment| area(segment.pages(), Permission { write: segment.write, execute: segment.execute })),
+        );
         areas.push(area(heap.offset..window.offset, WRITE));
         areas.push(area(window.offset..memory, READ));
         Ok(Self { memory, areas, heap, window })
@@ -172,5 +175,144 @@ impl Layout {
             Some(Permission { write: true, .. }) => "data, which is not executable",
             Some(_) => "constant data, which is read-only and not executable",
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use kernlet_abi::map::PAGE_TABLE_BASE;
+    use kernlet_accel::Runtime;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        fuzzing::Sandbox,
+        image::{self, Elf, Segment, abi_note},
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    fn sandbox(unikernel: &Unikernel, memory: u64, request_limit: u64) -> Result<Sandbox, crate::Cause> {
+        let environment = vec![("NAME".to_owned(), "value".to_owned())];
+        let config = MachineConfig { memory, request_limit, response_limit: MIB, environment };
+        Sandbox::new(unikernel, &config, Arc::new(Runtime::new(Vec::new()).session()))
+    }
+
+    /// Segments behind one another, some pages apart, as a linker might lay them.
+    fn any_unikernel() -> impl Strategy<Value = Unikernel> {
+        let size = prop_oneof![1..0x5000_u64, 1..0x60_0000_u64, Just(2 * MIB), Just(4 * MIB)];
+        let gap = prop_oneof![Just(0), 0..4_u64, 500..600_u64];
+        let flags = prop_oneof![Just(4_u32), Just(5), Just(6)];
+        let segments = proptest::collection::vec((size, gap, 0..PAGE_SIZE, flags), 0..8);
+        segments.prop_map(|segments| {
+            let mut elf = Elf::with_code(&[0xc3], b"data");
+            elf.segments = vec![abi_note(kernlet_abi::ABI_VERSION), Segment::load(5, IMAGE_BASE, &[0xc3], 1)];
+            let mut at = IMAGE_BASE + PAGE_SIZE;
+            for (size, gap, skew, flags) in segments {
+                let start = at + gap * PAGE_SIZE + skew;
+                elf.segments.push(Segment::load(flags, start, b"x", size));
+                at = (start + size).next_multiple_of(PAGE_SIZE);
+            }
+            Unikernel::parse(&elf.build()).expect("a unikernel")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(48)))]
+
+        #[test]
+        fn what_the_layout_allows_is_what_the_page_tables_map(
+            unikernel in any_unikernel(),
+            spare in prop_oneof![0..MIB, 0..40 * MIB],
+            request_limit in prop_oneof![Just(0), 0..4 * MIB],
+        ) {
+            let memory = (unikernel.end() + HEAP_MIN + request_limit + REQUEST_HEAD_ROOM + 2 * PAGE_SIZE + spare)
+                .max(MEMORY_MIN);
+            let sandbox = sandbox(&unikernel, memory, request_limit).expect("a machine with spare memory");
+            sandbox.assert_mapped_as_laid_out();
+            sandbox.assert_sealed();
+        }
+
+        #[test]
+        fn a_range_is_allowed_if_and_only_if_each_of_its_bytes_is(
+            unikernel in any_unikernel(),
+            spans in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<bool>()), 64),
+        ) {
+            let memory = unikernel.end() + 8 * MIB;
+            let sandbox = sandbox(&unikernel, memory, MIB).expect("a machine");
+            for (offset, len, write) in spans {
+                let span = Span { offset: offset % (memory + PAGE_SIZE), len: 1 + len % (3 * PAGE_SIZE) };
+                let byte = |offset| {
+                    let mapping = sandbox.walk(offset);
+                    mapping.is_some_and(|mapping| mapping.user && (mapping.write || !write))
+                };
+                let last = span.offset + span.len - 1;
+                let pages = (span.offset / PAGE_SIZE..=last / PAGE_SIZE).map(|page| page * PAGE_SIZE);
+                prop_assert_eq!(sandbox.allows(span, write), pages.into_iter().all(byte), "{:?} {}", span, write);
+            }
+        }
+
+        #[test]
+        fn a_range_that_wraps_around_is_never_allowed(offset in any::<u64>(), len in 1..u64::MAX, write: bool) {
+            let unikernel = Unikernel::parse(&Elf::with_code(&[0xc3], b"").build()).expect("a unikernel");
+            let sandbox = sandbox(&unikernel, 8 * MIB, MIB).expect("a machine");
+            if offset.checked_add(len).is_none_or(|end| end > 8 * MIB) {
+                let allowed = sandbox.allows(Span { offset, len }, write);
+                prop_assert!(!allowed, "{:#x}, {} bytes", offset, len);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_machine_with_the_most_segments_has_room_for_its_page_tables() {
+        let mut elf = Elf::with_code(&[0xc3], b"");
+        elf.segments = vec![abi_note(kernlet_abi::ABI_VERSION), Segment::load(5, IMAGE_BASE, &[0xc3], 1)];
+        // 30 more, each ragged at both ends and in a gigabyte region of its own as far as there are some.
+        for index in 0..30_u64 {
+            let start = IMAGE_BASE + (index + 1) * 96 * MIB + 0x1000;
+            elf.segments.push(Segment::load(6, start, b"", 5 * MIB));
+        }
+        let unikernel = Unikernel::parse(&elf.build()).expect("a unikernel");
+        let sandbox = sandbox(&unikernel, MEMORY_MAX, 8 * MIB).expect("a machine");
+        let of = |address| sandbox.walk(address).expect("mapped");
+        assert!(of(IMAGE_BASE).execute && !of(IMAGE_BASE).write);
+        assert!(of(IMAGE_BASE + 96 * MIB + 0x1000).write);
+        assert_eq!(sandbox.walk(IMAGE_BASE + 96 * MIB), None);
+        assert!(of(MEMORY_MAX - 1).user && !of(MEMORY_MAX - 1).write);
+    }
+
+    #[test]
+    fn null_and_the_stacks_guard_are_not_mapped_and_the_monitors_pages_are_not_the_guests() {
+        let unikernel = Unikernel::parse(&Elf::with_code(&[0xc3], b"").build()).expect("a unikernel");
+        let sandbox = sandbox(&unikernel, 4 * MIB, MIB).expect("a machine");
+        for unmapped in [0, 0xfff, HYPERCALL_END, STACK_BASE - 1, PAGE_TABLE_BASE, BOOT_BASE - 1, 4 * MIB] {
+            assert_eq!(sandbox.walk(unmapped), None, "{unmapped:#x}");
+        }
+        for supervisor in [SUPERVISOR_BASE, 0x2000, 0x3000, 0x4000, 0x5000] {
+            assert!(!sandbox.walk(supervisor).expect("mapped").user, "{supervisor:#x}");
+        }
+        assert!(sandbox.walk(image::CODE).expect("mapped").execute);
+    }
+
+    #[test]
+    fn a_machine_too_small_for_its_image_is_refused_with_what_it_needs() {
+        let unikernel = Unikernel::parse(&Elf::with_code(&[0xc3], b"").build()).expect("a unikernel");
+        let needed = unikernel.end() + HEAP_MIN + MIB + REQUEST_HEAD_ROOM;
+        let least = |memory, request_limit| {
+            let config = MachineConfig { memory, request_limit, response_limit: 0, environment: Vec::new() };
+            Layout::new(&unikernel, &config)
+        };
+        let limit = 2 * MIB;
+        assert_eq!(
+            least(needed + MIB - PAGE_SIZE, limit).unwrap_err(),
+            LayoutError::TooSmall { needed: needed + MIB, memory: needed + MIB - PAGE_SIZE, request_limit: limit }
+        );
+        assert_eq!(least(needed + MIB, limit).unwrap().heap.len, HEAP_MIN);
+        assert!(matches!(least(MEMORY_MAX, u64::MAX), Err(LayoutError::TooSmall { .. })));
+        assert!(matches!(least(MEMORY_MAX + 1, 0), Err(LayoutError::MemorySize { .. })));
+        assert_eq!(least(MEMORY_MIN + 1, 0).unwrap().memory, MEMORY_MIN + PAGE_SIZE);
     }
 }

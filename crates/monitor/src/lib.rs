@@ -10,6 +10,7 @@
 //! | `paging`, `arch` | page tables, descriptor tables, fault stubs, registers |
 //! | `machine` | the run loop, and the states of a machine |
 //! | `hypercall` | argument blocks in, answers out |
+//! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `deadline` | kicks a guest that runs too long |
 
@@ -17,20 +18,30 @@ mod arch;
 mod borrow;
 mod crash;
 mod deadline;
+mod dirty;
 pub mod elf;
+mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod guest;
 mod hypercall;
 mod hypervisor;
+#[cfg(test)]
+#[path = "../tests/common/image.rs"]
+mod image;
 mod layout;
 mod machine;
 mod memory;
 mod message;
 mod paging;
 mod probe;
+mod template;
 
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
 pub use elf::{ElfError, Unikernel};
 pub use hypervisor::{Hypervisor, HypervisorError};
 pub use layout::{LayoutError, MachineConfig};
-pub use machine::Machine;
+pub use machine::{Machine, Used};
 pub use message::{Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
+pub use template::Template;

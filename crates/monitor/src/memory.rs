@@ -1,12 +1,18 @@
-//! Guest memory: one private mapping, reached only by volatile copies. Used by the machine and the
-//! hypercalls; only `borrow` goes around it. Every access is bounds-checked against the mapping.
+//! Guest memory: one mapping, reached only by volatile copies, and the frozen memory of a template, of which
+//! machines are copy-on-write views. Used by the machine and the hypercalls; only `borrow` goes around it.
+//! Every access is bounds-checked against the mapping.
 
-use std::{io, ptr::NonNull};
+use std::{cell::RefCell, io, os::fd::OwnedFd, ptr::NonNull};
 
-use kernlet_abi::Span;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use kernlet_abi::{Span, map::PAGE_SIZE};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+};
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::dirty::DirtyPages;
 
 /// A guest offset as an index into the mapping.
 #[allow(clippy::cast_possible_truncation, reason = "the monitor exists for 64-bit hosts only, asserted below")]
@@ -19,12 +25,72 @@ const _: () = assert!(size_of::<usize>() == 8);
 /// The memory of one machine, from guest-physical address zero.
 #[derive(Debug)]
 pub(crate) struct GuestMemory {
+    mapping: Mapping,
+    /// What backs it until it is frozen.
+    file: Option<OwnedFd>,
+    /// Pages that differ from the template, as far as the host wrote them or KVM said so.
+    dirty: RefCell<DirtyPages>,
+}
+
+/// The memory of a template: nobody can write it any more.
+#[derive(Debug)]
+pub(crate) struct FrozenMemory {
+    mapping: Mapping,
+    file: OwnedFd,
+}
+
+impl FrozenMemory {
+    fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.mapping.pointer(Span { offset, len: to.len() as u64 })?;
+        let (len, pointer) = (to.len(), NonNull::from(to).cast());
+        // SAFETY: as many bytes as `to` has lie in the mapping from there on, and nobody can change them.
+        unsafe { from.copy_to_nonoverlapping(pointer, len) };
+        Ok(())
+    }
+}
+
+/// A mapping of this process.
+#[derive(Debug)]
+struct Mapping {
     base: NonNull<u8>,
     size: u64,
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
-unsafe impl Send for GuestMemory {}
+unsafe impl Send for Mapping {}
+
+// SAFETY: a shared reference only lets read, and only a frozen mapping, which never changes, is shared: the
+// other kind sits in a `GuestMemory`, which its `RefCell` keeps to one thread at a time.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(file: &OwnedFd, size: u64, access: ProtFlags, flags: MapFlags) -> Result<Self, io::Error> {
+        // SAFETY: no address is asked for, so no existing mapping is replaced.
+        let base = unsafe { mmap(std::ptr::null_mut(), index(size), access, flags | MapFlags::NORESERVE, file, 0) }?;
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { base, size })
+    }
+
+    /// Pointer to `span`, if it lies in the mapping.
+    fn pointer(&self, span: Span) -> Result<NonNull<u8>, OutOfBounds> {
+        let end = span.offset.checked_add(span.len).ok_or(OutOfBounds)?;
+        if end > self.size {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: the offset is at most the mapping's size, checked above.
+        Ok(unsafe { self.base.add(index(span.offset)) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and size are those of the mapping made in `new`; nothing borrows from it any more.
+        // Unmapping a whole mapping of one's own cannot fail.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), index(self.size)) };
+    }
+}
+
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// An access beyond the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,27 +99,101 @@ pub(crate) struct OutOfBounds;
 impl GuestMemory {
     /// Maps `size` bytes of zeroes, which take host memory only once touched.
     pub(crate) fn new(size: u64) -> Result<Self, io::Error> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: no address is asked for, so no existing mapping is replaced.
-        let base =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), index(size), ProtFlags::READ | ProtFlags::WRITE, flags) }?;
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { base, size })
+        let file = memfd_create(c"kernlet-machine", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, size)?;
+        let mapping = Mapping::new(&file, size, READ_WRITE, MapFlags::SHARED)?;
+        Ok(Self { mapping, file: Some(file), dirty: RefCell::new(DirtyPages::none(size)) })
+    }
+
+    /// A copy-on-write view of a template's memory.
+    pub(crate) fn view(template: &FrozenMemory) -> Result<Self, io::Error> {
+        let size = template.mapping.size;
+        let mapping = Mapping::new(&template.file, size, READ_WRITE, MapFlags::PRIVATE)?;
+        Ok(Self { mapping, file: None, dirty: RefCell::new(DirtyPages::none(size)) })
+    }
+
+    /// Freezes what the memory holds now as a template's. The memory itself becomes a view of it.
+    pub(crate) fn freeze(&mut self) -> Result<FrozenMemory, io::Error> {
+        let file = self.file.take().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let (address, size) = (self.mapping.base.as_ptr().cast(), self.mapping.size);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: the new mapping takes the place of the old one, whole, with the same contents; the guest is
+        // stopped, and KVM follows a mapping that changes under a memory region.
+        unsafe { mmap(address, index(size), READ_WRITE, flags, &file, 0) }?;
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        self.dirty = RefCell::new(DirtyPages::none(size));
+        Ok(FrozenMemory { mapping: Mapping::new(&file, size, ProtFlags::READ, MapFlags::SHARED)?, file })
     }
 
     /// Host address of the guest's address zero, for KVM.
     pub(crate) fn host_address(&self) -> u64 {
-        self.base.as_ptr().expose_provenance() as u64
+        self.mapping.base.as_ptr().expose_provenance() as u64
     }
 
-    /// Pointer to `span`, if it lies in the mapping.
+    /// Size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.mapping.size
+    }
+
+    /// The pages that differ from the template.
+    pub(crate) fn dirty(&mut self) -> &mut DirtyPages {
+        self.dirty.get_mut()
+    }
+
+    /// Pointer to a range that is only read.
     pub(crate) fn pointer(&self, span: Span) -> Result<NonNull<u8>, OutOfBounds> {
-        let end = span.offset.checked_add(span.len).ok_or(OutOfBounds)?;
-        if end > self.size {
-            return Err(OutOfBounds);
+        self.mapping.pointer(span)
+    }
+
+    /// Pointer to a range that will be written.
+    pub(crate) fn pointer_for_writing(&self, span: Span) -> Result<NonNull<u8>, OutOfBounds> {
+        let pointer = self.mapping.pointer(span)?;
+        self.dirty.borrow_mut().insert_range(span.offset, span.len);
+        Ok(pointer)
+    }
+
+    /// Makes every dirty page equal to the template's again. They stay in the set, since copying a page that
+    /// did not change costs less than finding out.
+    pub(crate) fn restore(&mut self, template: &FrozenMemory) -> Result<(), OutOfBounds> {
+        for page in self.dirty.get_mut().pages() {
+            let span = Span { offset: page * PAGE_SIZE, len: PAGE_SIZE };
+            let (from, to) = (template.mapping.pointer(span)?, self.mapping.pointer(span)?);
+            // SAFETY: both are whole pages inside mappings of their own; the guest is stopped, and nothing is
+            // borrowed from its memory.
+            unsafe { from.copy_to_nonoverlapping(to, index(PAGE_SIZE)) };
         }
-        // SAFETY: the offset is at most the mapping's size, checked above.
-        Ok(unsafe { self.base.add(index(span.offset)) })
+        Ok(())
+    }
+
+    /// Address of the first byte that differs from the template's.
+    pub(crate) fn first_difference(&self, template: &FrozenMemory) -> Result<Option<u64>, OutOfBounds> {
+        let (mut ours, mut theirs) = ([0; index(PAGE_SIZE)], [0; index(PAGE_SIZE)]);
+        for offset in (0..self.mapping.size).step_by(index(PAGE_SIZE)) {
+            self.read(offset, &mut ours)?;
+            template.read(offset, &mut theirs)?;
+            if ours != theirs {
+                let at = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
+                return Ok(at.map(|at| offset + at as u64));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Forgets all that was written since the memory became a view, and gives the pages back to the host.
+    pub(crate) fn drop_written(&mut self) -> Result<(), io::Error> {
+        let base = self.mapping.base.as_ptr().cast();
+        // SAFETY: the whole of a private mapping of our own; what it reads as next is the template.
+        unsafe { madvise(base, index(self.mapping.size), Advice::LinuxDontNeed) }?;
+        self.dirty.get_mut().clear();
+        Ok(())
+    }
+
+    /// Zeroes a range that is zero in every template, without marking it dirty.
+    pub(crate) fn zero_unmarked(&self, offset: u64, len: u64) -> Result<(), OutOfBounds> {
+        let pointer = self.mapping.pointer(Span { offset, len })?;
+        // SAFETY: the range is inside the mapping; the guest is stopped.
+        unsafe { pointer.write_bytes(0, index(len)) };
+        Ok(())
     }
 
     fn slice(&self, offset: u64, len: usize) -> Result<VolatileSlice<'_>, OutOfBounds> {
@@ -70,6 +210,13 @@ impl GuestMemory {
 
     /// Copies bytes into the guest.
     pub(crate) fn write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
+        self.write_unmarked(offset, from)?;
+        self.dirty.borrow_mut().insert_range(offset, from.len() as u64);
+        Ok(())
+    }
+
+    /// Copies bytes into the guest without marking them dirty; the caller keeps count of them.
+    pub(crate) fn write_unmarked(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
         self.slice(offset, from.len())?.copy_from(from);
         Ok(())
     }
@@ -88,18 +235,14 @@ impl GuestMemory {
 
     /// Copies a span out of the guest.
     pub(crate) fn read_span(&self, span: Span) -> Result<Vec<u8>, OutOfBounds> {
+        if span.len == 0 {
+            // Nowhere, so anywhere.
+            return Ok(Vec::new());
+        }
         self.pointer(span)?;
         let mut bytes = vec![0; index(span.len)];
         self.read(span.offset, &mut bytes)?;
         Ok(bytes)
-    }
-}
-
-impl Drop for GuestMemory {
-    fn drop(&mut self) {
-        // SAFETY: base and size are those of the mapping made in `new`; nothing borrows from it any more.
-        // Unmapping a whole mapping of one's own cannot fail.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), index(self.size)) };
     }
 }
 

@@ -12,7 +12,7 @@ use kernlet_abi::{
 };
 use kernlet_accel::Runtime;
 
-use crate::{Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Unikernel};
+use crate::{Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Template, Unikernel};
 
 /// How long a probe's guest may run.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -122,10 +122,10 @@ fn hypercall_entry() -> u32 {
 }
 
 fn boot(hypervisor: &Hypervisor, code: &[u8]) -> Result<Machine, Box<Crash>> {
-    let config =
-        MachineConfig { memory: MEMORY_MIN, request_limit: 0, response_limit: 0, environment: Vec::new() };
+    let config = MachineConfig { memory: MEMORY_MIN, request_limit: 0, response_limit: 0, environment: Vec::new() };
     let services = Services { accel: Arc::new(Runtime::new(Vec::new()).session()), log: Arc::new(NoLog) };
-    Machine::boot(hypervisor, &Unikernel::from_code(code), &config, services, Instant::now() + LIMIT)
+    let unikernel = Unikernel::from_code(code);
+    Template::boot(hypervisor, &unikernel, &config, services, Instant::now() + LIMIT).map(|(_, machine)| machine)
 }
 
 /// A probe's guest logs nothing.

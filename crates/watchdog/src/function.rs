@@ -1,12 +1,16 @@
 //! One function and everything its machines share: unikernel, limits, accelerator session, log.
 //! Opened by the watchdog's server and, without HTTP, by benchmarks. It never speaks HTTP itself.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use kernlet_accel::{Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionSpec, Isolation};
-use kernlet_monitor::{Crash, Hypervisor, Level, MachineConfig, Services, Unikernel};
+use kernlet_monitor::{Crash, Hypervisor, Level, Machine, MachineConfig, Services, Template, Unikernel};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -36,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) unikernel: Unikernel,
     pub(crate) machine: MachineConfig,
     pub(crate) services: Services,
+    /// Booted by the first that needs a machine.
+    template: Mutex<Option<Template>>,
     pub(crate) isolation: Isolation,
     pub(crate) limit: TimeLimit,
     pub(crate) inflight: Inflight,
@@ -70,6 +76,7 @@ impl Function {
                 environment: spec.environment.clone().into_iter().collect(),
             },
             services: Services { accel, log: Arc::new(log.clone()) },
+            template: Mutex::new(None),
             isolation: config.isolation,
             limit: TimeLimit::of_function(config.exec_timeout),
             preload,
@@ -112,6 +119,20 @@ impl Function {
 }
 
 impl Shared {
+    /// A pristine machine, to be used on this thread. The first one takes the time that the function needs to
+    /// initialise; others wait for it and are made of its template.
+    pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
+        let mut held = self.template.lock().unwrap_or_else(PoisonError::into_inner);
+        let services = self.services.clone();
+        if let Some(template) = held.clone() {
+            drop(held);
+            return template.machine(&self.hypervisor, services);
+        }
+        let (template, machine) = Template::boot(&self.hypervisor, &self.unikernel, &self.machine, services, deadline)?;
+        *held = Some(template);
+        Ok(machine)
+    }
+
     /// Names the end of a machine, and logs it.
     pub(crate) fn crashed(&self, call_id: &str, limit: TimeLimit, crash: Box<Crash>) -> InvokeError {
         let error = InvokeError::from_crash(&self.name, limit, crash);

@@ -142,6 +142,8 @@ impl Threads {
             }
             let place = self.roster().put(seat);
             call.finish(answer);
+            // The next request may already wait in the channel: it gets this machine, rewound, not another one.
+            worker.settle();
             match self.next(&calls, place) {
                 Some(next) => (call, seat) = next,
                 None => return,

@@ -1,11 +1,11 @@
-//! Runs a function's machine on the thread it lives on: boots it when there is none, keeps or drops it after
-//! a request as the isolation mode says, and never uses one again that crashed.
+//! Runs a function's machine on the thread it lives on: makes it when there is none, rewinds, keeps or drops it
+//! after a request as the isolation mode says, and never uses one again that crashed.
 //! Used by the pool's machine threads, and by in-process callers that want no hand-over between threads.
 
-use std::{marker::PhantomData, sync::Arc, time::Instant};
+use std::{marker::PhantomData, mem, sync::Arc, time::Instant};
 
 use kernlet_image::Isolation;
-use kernlet_monitor::{Machine, Request, Response};
+use kernlet_monitor::{Machine, Request, Response, Used};
 
 use crate::{error::InvokeError, function::Shared, limit::TimeLimit, request};
 
@@ -17,13 +17,24 @@ use crate::{error::InvokeError, function::Shared, limit::TimeLimit, request};
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-    machine: Option<Machine>,
+    state: State,
     stays_on_its_thread: PhantomData<*const ()>,
+}
+
+/// What a worker has between two requests.
+#[derive(Debug)]
+enum State {
+    /// No machine.
+    Empty,
+    /// A machine that waits for a request.
+    Ready(Machine),
+    /// A machine that has answered one and has not been settled since.
+    Used(Used),
 }
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, machine: None, stays_on_its_thread: PhantomData }
+        Self { shared, state: State::Empty, stays_on_its_thread: PhantomData }
     }
 
     /// Lets the function answer a request, under all of its limits. The first one boots a machine.
@@ -35,10 +46,12 @@ impl Worker {
         request::check_head(request.method, request.path, request.query, request.call_id, request.headers)?;
         request::check_body(&self.shared, request.body.len() as u64)?;
         let _permit = self.shared.inflight.enter()?;
-        self.serve(request, self.shared.limit, start)
+        let response = self.serve(request, self.shared.limit, start);
+        self.settle();
+        response
     }
 
-    /// Serves a request that has been checked and let in.
+    /// Serves a request that has been checked and let in. [`Self::settle`] is due afterwards.
     pub(crate) fn serve(
         &mut self,
         request: &Request<'_>,
@@ -47,27 +60,42 @@ impl Worker {
     ) -> Result<Response, InvokeError> {
         let deadline = limit.deadline(start);
         self.shared.preload.wait(deadline)?;
+        let state = mem::replace(&mut self.state, State::Empty);
         let shared = &self.shared;
-        let served = match self.machine.take() {
-            Some(machine) => machine.invoke(request, deadline),
-            None => {
-                let (hypervisor, services) = (&shared.hypervisor, shared.services.clone());
-                Machine::boot(hypervisor, &shared.unikernel, &shared.machine, services, deadline)
-                    .and_then(|machine| machine.invoke(request, deadline))
-            }
+        let machine = match state {
+            State::Ready(machine) => Ok(machine),
+            // A used machine would have been settled; it is not shown another request.
+            State::Empty | State::Used(_) => shared.new_machine(deadline),
         };
-        let (machine, response) = served.map_err(|crash| shared.crashed(request.call_id, limit, crash))?;
+        let served = machine.and_then(|machine| machine.invoke(request, deadline));
+        let (used, response) = served.map_err(|crash| shared.crashed(request.call_id, limit, crash))?;
         match shared.isolation {
-            Isolation::Reuse => self.machine = Some(machine),
+            Isolation::Rewind | Isolation::Reuse => self.state = State::Used(used),
             // Before the answer, so that no more machines exist than requests are under way.
-            Isolation::Fresh => drop(machine),
+            Isolation::Fresh => drop(used),
         }
         Ok(response)
     }
 
-    /// Whether a machine waits for the next request.
+    /// Makes the machine ready for the next request, once the answer to the last is out of the way.
+    pub(crate) fn settle(&mut self) {
+        let State::Used(used) = mem::replace(&mut self.state, State::Empty) else {
+            return;
+        };
+        let settled = match self.shared.isolation {
+            Isolation::Rewind => used.rewind(),
+            Isolation::Reuse => Ok(used.keep()),
+            Isolation::Fresh => return,
+        };
+        match settled {
+            Ok(machine) => self.state = State::Ready(machine),
+            Err(crash) => drop(self.shared.crashed("", self.shared.limit, crash)),
+        }
+    }
+
+    /// Whether a machine is kept for the next request.
     #[must_use]
     pub fn has_machine(&self) -> bool {
-        self.machine.is_some()
+        !matches!(self.state, State::Empty)
     }
 }

@@ -53,6 +53,7 @@ fn classify(request: &Request) -> Response<'_> {
         }
         Ok(found) => json(&found),
         Err(error) if error.is_invalid_input() => text(400, format!("{error}\n")),
+        Err(error) if error.is_too_large() => text(413, format!("{error}\n")),
         Err(error) => {
             log::error!("{error}");
             text(500, format!("{error}\n"))

@@ -70,7 +70,8 @@ pub(crate) fn run(name: &str) -> Response<'static> {
     Response::new(200).body("it did nothing")
 }
 
-/// Spins until the machine is stopped.
+/// Spins until the machine is stopped. Never inlined, so that a report can name it.
+#[inline(never)]
 pub(crate) fn loop_for_ever() -> ! {
     loop {
         core::hint::spin_loop();

@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod hypercalls;
 mod instructions;
+mod scribble;
 
 use alloc::{format, string::String, vec, vec::Vec};
 use core::{
@@ -14,7 +15,7 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use kernlet_guest::{Request, Response, function, log};
+use kernlet_guest::{Request, Response, entropy, function, log};
 
 function!(misbehave);
 
@@ -26,7 +27,7 @@ const PATHS: &str = "\
 /count /log/TEXT /log-and-loop/TEXT /log-flood/LINES /size/BYTES /status/CODE
 /bad-header /split-header /forged-headers
 /panic /oom /one-huge-allocation /stack-overflow /loop
-/instruction/NAME /hypercall/NAME
+/instruction/NAME /hypercall/NAME /scribble /keep /find/BYTE /entropy
 ";
 
 fn misbehave(request: &Request) -> Response<'_> {
@@ -53,6 +54,10 @@ fn misbehave(request: &Request) -> Response<'_> {
         "loop" => instructions::loop_for_ever(),
         "instruction" => instructions::run(detail),
         "hypercall" => hypercalls::make(detail),
+        "keep" => keep(request.body()),
+        "find" => Response::new(200).body(format!("{}", scribble::count_in_memory(number(detail) as u8))),
+        "entropy" => random(),
+        "scribble" => scribble::over_everything(request, COUNT.as_ptr()),
         _ => Response::new(404).body(PATHS),
     }
 }
@@ -87,6 +92,19 @@ fn forged_headers() -> Response<'static> {
         response = response.header(name, value);
     }
     response
+}
+
+/// Leaves copies of the body in the heap.
+fn keep(body: &[u8]) -> Response<'static> {
+    core::mem::forget(body.to_vec());
+    black_box(body.to_vec());
+    Response::new(200)
+}
+
+fn random() -> Response<'static> {
+    let mut bytes = vec![0; 32];
+    entropy::fill(&mut bytes);
+    Response::new(200).body(bytes)
 }
 
 fn use_up_memory() -> Response<'static> {

@@ -35,8 +35,7 @@ fn sgemm(request: &Request) -> Response<'_> {
     let (a, b) = numbers.split_at(m * k);
     let mut c: Vec<f32> = vec![0.0; m * n];
     let (rows, columns, inner) = (m as i64, n as i64, k as i64);
-    let params =
-        Sgemm { m: rows, n: columns, k: inner, lda: inner, ldb: columns, ldc: columns, alpha: 1.0, beta: 0.0 };
+    let params = Sgemm { m: rows, n: columns, k: inner, lda: inner, ldb: columns, ldc: columns, alpha: 1.0, beta: 0.0 };
     match accel::sgemm(&params, a, b, &mut c) {
         Ok(()) => Response::new(200).header("Content-Type", "application/octet-stream").body(c.as_bytes().to_vec()),
         Err(error) => {

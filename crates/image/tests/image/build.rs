@@ -114,11 +114,11 @@ fn a_package_without_one_clear_program_is_refused() {
 
 #[test]
 fn every_mistake_in_the_metadata_is_named() {
-    let folder = package("[package.metadata.kernlet]\nmemroy = \"24Mi\"\nmemory = \"12Q\"\nisolation = \"rewind\"\n");
+    let folder = package("[package.metadata.kernlet]\nmemroy = \"24Mi\"\nmemory = \"12Q\"\nisolation = \"clean\"\n");
     let text = chain(&error(folder.path()));
     assert!(text.contains("package.metadata.kernlet.memroy is unknown; known are memory, isolation, "), "{text}");
     assert!(text.contains("package.metadata.kernlet.memory: \"12Q\" is not a size; write it as 32Mi"), "{text}");
-    assert!(text.contains("package.metadata.kernlet.isolation: \"rewind\" is not available"), "{text}");
+    assert!(text.contains("package.metadata.kernlet.isolation: \"clean\" is not an isolation mode"), "{text}");
 
     let folder = package("[package.metadata.kernlet]\nmemory = true\nresources = 7\n");
     let text = chain(&error(folder.path()));

@@ -21,7 +21,7 @@ fn what_an_image_leaves_out_has_its_default() {
     assert_eq!(config.response_limit, ByteSize::mebibytes(8));
     assert_eq!(config.max_inflight, 16);
     assert_eq!(config.exec_timeout, Duration::from_secs(30));
-    assert_eq!(config.isolation, Isolation::Reuse);
+    assert_eq!(config.isolation, Isolation::Rewind);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn an_image_can_say_everything() {
 fn every_bad_value_is_reported_not_only_the_first() {
     let found = problems(&[
         ("dev.kernlet.memory", "12Q"),
-        ("dev.kernlet.isolation", "rewind"),
+        ("dev.kernlet.isolation", "clean"),
         ("dev.kernlet.limits.inflight", "-1"),
         ("dev.kernlet.limits.timeout", "soon"),
         ("dev.kernlet.memroy", "1Mi"),
@@ -62,7 +62,7 @@ fn every_bad_value_is_reported_not_only_the_first() {
     let said = |text: &str| assert!(found.iter().any(|problem| problem.contains(text)), "{text} in {found:#?}");
     assert_eq!(found.len(), 8);
     said("dev.kernlet.memory: \"12Q\" is not a size; write it as 32Mi");
-    said("dev.kernlet.isolation: \"rewind\" is not available in this version: use reuse or fresh");
+    said("dev.kernlet.isolation: \"clean\" is not an isolation mode: use rewind, fresh or reuse");
     said("dev.kernlet.limits.inflight: \"-1\" is not a number of requests");
     said("dev.kernlet.limits.timeout: \"soon\" is not a duration; write it as 30s");
     said("dev.kernlet.memroy is unknown; known are dev.kernlet.abi, ");

@@ -14,12 +14,12 @@ use kernlet_abi::{
     hypercall::HYPERCALL_PORT,
     map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, STACK_TOP, SUPERVISOR_BASE},
 };
-use kvm_bindings::{CpuId, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{CpuId, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs, kvm_xsave};
+use kvm_ioctls::{SyncReg, VcpuFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    crash::{Cause, kvm},
+    crash::{Cause, CodeAddress, kvm},
     layout::{Area, Permission},
     memory::{GuestMemory, OutOfBounds},
 };
@@ -62,10 +62,8 @@ const TSS_LIMIT: u64 = IO_BITMAP + IO_BITMAP_LEN;
 
 /// Supervisor areas, for the page tables.
 pub(crate) fn supervisor_areas() -> [Area; 5] {
-    let area = |start, write, execute| Area {
-        pages: start..start + PAGE_SIZE,
-        permission: Permission { write, execute },
-    };
+    let area =
+        |start, write, execute| Area { pages: start..start + PAGE_SIZE, permission: Permission { write, execute } };
     [
         area(GDT, true, false),
         area(IDT, false, false),
@@ -202,27 +200,23 @@ pub(crate) const PAGE_FAULT_FETCH: u64 = 1 << 4;
 pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<(), Cause> {
     vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
     let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
-    // PE, MP, ET, NE, WP, AM, PG; PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE; SCE, LME, LMA, NXE.
+    // PE, MP, ET, NE, WP, AM, PG; PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE; LME, LMA, NXE. Not SCE: `syscall`
+    // would go to ring 0 with a stack pointer of the guest's choice, where the next fault's frame would be written.
     sregs.cr0 = 0x8005_0033;
     sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 16;
     sregs.cr3 = PAGE_TABLE_BASE;
-    sregs.efer = 0xd01;
+    sregs.efer = 0xd00;
     sregs.gdt.base = GDT;
     sregs.gdt.limit = 0x3f;
     sregs.idt.base = IDT;
     sregs.idt.limit = u16::from(VECTORS) * 16 - 1;
     sregs.ldt = kvm_segment::default();
     user_segments(&mut sregs);
-    let xcr0 = supported_xcr0(cpuid);
-    if xcr0.is_some() {
+    if supported_xcr0(cpuid).is_some() {
         sregs.cr4 |= 1 << 18;
     }
     vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
-    if let Some(value) = xcr0 {
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0].value = value;
-        vcpu.set_xcrs(&xcrs).map_err(kvm("enable the vector registers"))?;
-    }
+    set_xcr0(vcpu, cpuid)?;
     let regs = kvm_regs {
         rip: entry,
         // As after a call: eight below a multiple of sixteen (System V ABI, section 3.2.2).
@@ -232,6 +226,15 @@ pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<()
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))
+}
+
+fn set_xcr0(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
+    let Some(value) = supported_xcr0(cpuid) else {
+        return Ok(());
+    };
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    xcrs.xcrs[0].value = value;
+    vcpu.set_xcrs(&xcrs).map_err(kvm("enable the vector registers"))
 }
 
 fn user_segments(sregs: &mut kvm_sregs) {
@@ -264,4 +267,128 @@ fn supported_xcr0(cpuid: &CpuId) -> Option<u64> {
 /// Whether the processor stands in the fault stubs at ring 0: a report that the guest cannot forge.
 pub(crate) fn is_in_fault_stub(regs: &kvm_regs) -> bool {
     (STUBS..STUBS + u64::from(VECTORS) * STUB_SIZE).contains(&regs.rip)
+}
+
+/// What a vCPU at CPL 3 can change about itself.
+#[derive(Debug)]
+pub(crate) struct CpuState {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    debug: kvm_debugregs,
+    xcrs: kvm_xcrs,
+    msrs: Msrs,
+}
+
+/// MSRs that decide how a guest runs. None can be written at CPL 3, so none is restored; they are kept for
+/// [`CpuState::first_difference`].
+const MSRS: [u32; 10] = [
+    0x174,       // IA32_SYSENTER_CS
+    0x175,       // IA32_SYSENTER_ESP
+    0x176,       // IA32_SYSENTER_EIP
+    0x277,       // IA32_PAT
+    0xc000_0080, // IA32_EFER
+    0xc000_0081, // IA32_STAR
+    0xc000_0082, // IA32_LSTAR
+    0xc000_0083, // IA32_CSTAR
+    0xc000_0084, // IA32_FMASK
+    0xc000_0102, // IA32_KERNEL_GS_BASE
+];
+
+fn read_msrs(vcpu: &VcpuFd) -> Result<Msrs, Cause> {
+    let entries = MSRS.map(|index| kvm_msr_entry { index, ..Default::default() });
+    let action = "read model-specific registers";
+    let mut msrs = Msrs::from_entries(&entries).map_err(|_| kvm(action)(kvm_ioctls::Error::new(libc::ENOMEM)))?;
+    vcpu.get_msrs(&mut msrs).map_err(kvm(action))?;
+    Ok(msrs)
+}
+
+impl CpuState {
+    /// What of a vCPU, between two runs, differs from this state.
+    pub(crate) fn first_difference(&self, vcpu: &mut VcpuFd) -> Result<Option<&'static str>, Cause> {
+        let now = Self::capture(vcpu)?;
+        // The task register's busy bit, which the processor sets, is not the guest's.
+        let sregs = |state: &Self| kvm_sregs { tr: kvm_segment { type_: 0, ..state.sregs.tr }, ..state.sregs };
+        Ok([
+            ("a general register", self.regs == now.regs),
+            ("a system register", sregs(self) == sregs(&now)),
+            ("a vector register", self.vectors() == now.vectors()),
+            ("a debug register", self.debug == now.debug),
+            ("an extended control register", self.xcrs == now.xcrs),
+            ("a model-specific register", self.msrs.as_slice() == now.msrs.as_slice()),
+        ]
+        .into_iter()
+        .find_map(|(what, equal)| (!equal).then_some(what)))
+    }
+
+    /// The state of a guest that has just left by a hypercall.
+    pub(crate) fn capture(vcpu: &mut VcpuFd) -> Result<Self, Cause> {
+        finish_exit(vcpu)?;
+        let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        let xsave = vcpu.get_xsave().map_err(kvm("read the vector registers"))?;
+        let debug = vcpu.get_debug_regs().map_err(kvm("read the debug registers"))?;
+        let xcrs = vcpu.get_xcrs().map_err(kvm("read the extended control registers"))?;
+        let msrs = read_msrs(vcpu)?;
+        vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
+        Ok(Self { regs, sregs, xsave, debug, xcrs, msrs })
+    }
+
+    /// The vector registers' contents. Which of them are in use (XSTATE_BV, SDM volume 1, section 13.4.2) is left
+    /// out: the processor may say of one that holds its initial value that it is or is not, and KVM shows its value
+    /// in either case.
+    fn vectors(&self) -> [u32; 1024] {
+        let mut region = self.xsave.region;
+        region[512 / 4..520 / 4].fill(0);
+        region
+    }
+
+    /// Puts a new vCPU into this state.
+    pub(crate) fn set_up(&self, vcpu: &mut VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
+        vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
+        let mut sregs = self.sregs;
+        sregs.tr.type_ = TSS_AVAILABLE;
+        vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+        set_xcr0(vcpu, cpuid)?;
+        vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
+        self.restore_general(vcpu);
+        self.restore_vectors(vcpu)
+    }
+
+    /// Puts the vCPU that this state was taken of, or set up with, back into it. Of the system registers a guest
+    /// at CPL 3 can change segments only; KVM gave their values with the last exit.
+    pub(crate) fn restore(&self, vcpu: &mut VcpuFd) -> Result<(), Cause> {
+        let synced = vcpu.sync_regs_mut();
+        if synced.sregs != self.sregs {
+            synced.sregs = self.sregs;
+            synced.sregs.tr.type_ = TSS_AVAILABLE;
+            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+        }
+        self.restore_general(vcpu);
+        self.restore_vectors(vcpu)
+    }
+
+    /// By the next KVM_RUN, without a call of its own.
+    fn restore_general(&self, vcpu: &mut VcpuFd) {
+        vcpu.sync_regs_mut().regs = self.regs;
+        vcpu.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    fn restore_vectors(&self, vcpu: &VcpuFd) -> Result<(), Cause> {
+        // SAFETY: KVM reads 4096 bytes, the size of `kvm_xsave`, unless a larger state was enabled by
+        // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
+        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
+    }
+}
+
+/// Lets KVM complete the port write of the last exit, so that the registers stand behind it.
+fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Cause> {
+    vcpu.set_kvm_immediate_exit(1);
+    let ended = match vcpu.run() {
+        Err(error) if error.errno() == libc::EINTR => Ok(()),
+        Err(error) => Err(kvm("complete a port write")(error)),
+        Ok(exit) => Err(Cause::Stuck { at: CodeAddress { address: 0, symbol: None }, detail: format!("{exit:?}") }),
+    };
+    vcpu.set_kvm_immediate_exit(0);
+    ended
 }

@@ -11,13 +11,20 @@ use std::{
 
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
-    Crash, Hypervisor, HypervisorError, Level, LogSink, Machine, MachineConfig, Request, Response, Services, Unikernel,
+    Crash, Hypervisor, HypervisorError, Level, LogSink, Machine, MachineConfig, Request, Response, Services, Template,
+    Unikernel,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// Names a folder of unikernels built before, for a machine that has no cargo.
+const PREBUILT: &str = "KERNLET_UNIKERNELS";
+
 /// The ELF file of a function under `functions/`, built.
 pub(crate) fn elf(function: &str) -> Vec<u8> {
+    if let Some(folder) = std::env::var_os(PREBUILT) {
+        return fs::read(Path::new(&folder).join(function)).expect("a unikernel built before");
+    }
     let functions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions");
     let status = Command::new(env!("CARGO"))
         .args(["build", "--release", "--quiet", "-p", function])
@@ -64,16 +71,37 @@ impl Function {
     /// The function under `functions/` of this name; `None` without KVM.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let hypervisor = hypervisor()?;
-        let unikernel = Unikernel::parse(&elf(name)).expect("a unikernel");
+        Some(Self::of(hypervisor, &elf(name)))
+    }
+
+    /// The function that an ELF file holds.
+    pub(crate) fn of(hypervisor: Hypervisor, elf: &[u8]) -> Self {
+        let unikernel = Unikernel::parse(elf).expect("a unikernel");
         let environment = vec![("GREETING".to_owned(), "hello".to_owned())];
         let config = MachineConfig { memory: 16 * MIB, request_limit: MIB, response_limit: MIB, environment };
-        Some(Self { hypervisor, unikernel, config, log: Arc::default() })
+        Self { hypervisor, unikernel, config, log: Arc::default() }
     }
 
     pub(crate) fn boot(&self) -> Result<Machine, Box<Crash>> {
+        self.boot_until(in_seconds(5))
+    }
+
+    pub(crate) fn boot_until(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
+        self.template_until(deadline).map(|(_, machine)| machine)
+    }
+
+    /// A template and its first machine.
+    pub(crate) fn template(&self) -> Result<(Template, Machine), Box<Crash>> {
+        self.template_until(in_seconds(5))
+    }
+
+    fn template_until(&self, deadline: Instant) -> Result<(Template, Machine), Box<Crash>> {
+        Template::boot(&self.hypervisor, &self.unikernel, &self.config, self.services(), deadline)
+    }
+
+    pub(crate) fn services(&self) -> Services {
         let log: Arc<dyn LogSink> = self.log.clone();
-        let services = Services { accel: Arc::new(Runtime::new(Vec::new()).session()), log };
-        Machine::boot(&self.hypervisor, &self.unikernel, &self.config, services, in_seconds(5))
+        Services { accel: Arc::new(Runtime::new(Vec::new()).session()), log }
     }
 
     /// The answer of a new machine to one request.
@@ -82,8 +110,13 @@ impl Function {
     }
 }
 
+/// How many times as long as here things may take, where everything is emulated.
+pub(crate) fn patience() -> u32 {
+    std::env::var("KERNLET_TEST_PATIENCE").ok().and_then(|value| value.parse().ok()).unwrap_or(1)
+}
+
 pub(crate) fn in_seconds(seconds: u64) -> Instant {
-    Instant::now() + Duration::from_secs(seconds)
+    Instant::now() + Duration::from_secs(seconds) * patience()
 }
 
 pub(crate) fn request<'a>(path: &'a str, body: &'a [u8]) -> Request<'a> {

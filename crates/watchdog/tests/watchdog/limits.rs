@@ -83,7 +83,7 @@ fn requests_at_the_same_time_have_machines_of_their_own() {
 }
 
 #[test]
-fn a_fresh_function_never_meets_its_own_past() {
+fn a_clean_function_never_meets_its_own_past() {
     if !kvm() {
         return;
     }
@@ -91,6 +91,8 @@ fn a_fresh_function_never_meets_its_own_past() {
     assert_eq!([reused.get("/count").body, reused.get("/count").body], [b"1", b"2"]);
     let fresh = Deployment::faults().fresh().serve();
     assert_eq!([fresh.get("/count").body, fresh.get("/count").body], [b"1", b"1"]);
+    let rewound = Deployment::faults().rewind().serve();
+    assert_eq!([rewound.get("/count").body, rewound.get("/count").body], [b"1", b"1"]);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_socket_of_its_own_is_made_where_it_is_told() {
     let watchdog = deployment.start_on(&Listen::Unix(path.clone()), path.clone(), Stdio::null());
     let line = watchdog.log_line(|line| line["level"] == "info");
     let text = line["text"].as_str().unwrap();
-    for part in ["echo.openfaas-fn", "own", "sha256:", "32Mi a machine", "16 requests at once", "30s each", "reuse"] {
+    for part in ["echo.openfaas-fn", "own", "sha256:", "32Mi a machine", "16 requests at once", "30s each", "rewind"] {
         assert!(text.contains(part), "{part:?} is missing in {text:?}");
     }
     assert_eq!(watchdog.post("/", b"x").body, b"x");

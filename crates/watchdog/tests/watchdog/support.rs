@@ -65,9 +65,10 @@ impl Deployment {
     }
 
     /// `functions/faults`: misbehaves as its path says.
+    /// Machines keep their state, so that `/count` tells one machine from another.
     pub(crate) fn faults() -> Self {
         static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
-        Self::new("faults", kernel("faults", &BUILT))
+        Self::new("faults", kernel("faults", &BUILT)).with(|config| config.isolation = Isolation::Reuse)
     }
 
     /// A function with this as its unikernel.
@@ -96,6 +97,10 @@ impl Deployment {
 
     pub(crate) fn fresh(self) -> Self {
         self.with(|config| config.isolation = Isolation::Fresh)
+    }
+
+    pub(crate) fn rewind(self) -> Self {
+        self.with(|config| config.isolation = Isolation::Rewind)
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {

@@ -1,0 +1,137 @@
+//! Measures Kernlet: beside bare KVM, beside its own plugins called natively, beside its peers. Run by people and
+//! scripts: `cargo run --release --manifest-path bench/Cargo.toml -- SUITE`. Never part of the platform itself.
+//!
+//! | module | duty |
+//! |---|---|
+//! | `suites` | what is measured, a file a suite |
+//! | `stats` | taking times in turn, summing them up |
+//! | `table` | rows, targets, printing |
+//! | `machine` | what it was measured on |
+//! | `workshop` | images and programs that are measured |
+//! | `bare`, `native` | the other sides: bare KVM, a plugin without a platform |
+//! | `platform`, `http` | the platform as a process, and a client of it |
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "gives a machine its memory")]
+mod bare;
+mod http;
+mod machine;
+mod native;
+mod platform;
+mod stats;
+mod suites;
+mod table;
+mod workshop;
+
+use std::io::Write as _;
+
+use clap::{Parser, ValueEnum};
+
+use crate::{
+    machine::MachineLine,
+    suites::{Probe, Suite},
+    table::Row,
+    workshop::Workshop,
+};
+
+/// Measure Kernlet on this machine
+#[derive(Debug, Parser)]
+#[command(
+    name = "kernlet-bench",
+    after_help = "\
+Ratios are medians over pairs that were measured in turn in this run. Times depend on the machine and on what else \
+runs on it: compare ratios, and times only with times of the same table."
+)]
+struct CommandLine {
+    /// What to measure
+    #[arg(value_enum, required_unless_present_any = ["list", "probe"])]
+    suite: Option<Choice>,
+    /// Print the figures of every suite, and measure nothing
+    #[arg(long)]
+    list: bool,
+    /// Print one JSON object a figure instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Measure every suite so often; of each figure the middle one is shown, and all are in its details
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Answer for one part of a suite, in this process
+    #[arg(long, value_enum, hide = true)]
+    probe: Option<Probe>,
+}
+
+/// One suite, or all of them.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    One(Suite),
+    All,
+}
+
+impl ValueEnum for Choice {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: &[Choice] = &[
+            Choice::One(Suite::Floor),
+            Choice::One(Suite::Invoke),
+            Choice::One(Suite::Classify),
+            Choice::One(Suite::Cold),
+            Choice::One(Suite::Size),
+            Choice::All,
+        ];
+        ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::One(suite) => suite.to_possible_value(),
+            Self::All => Some(clap::builder::PossibleValue::new("all").help("All of them, one after the other")),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = CommandLine::parse();
+    let mut out = std::io::stdout().lock();
+    if options.list {
+        for suite in Suite::value_variants() {
+            for figure in suite.figures() {
+                writeln!(out, "{figure}")?;
+            }
+        }
+        return Ok(());
+    }
+    let workshop = Workshop::open()?;
+    if let Some(probe) = options.probe {
+        writeln!(out, "{}", probe.run(&workshop)?)?;
+        return Ok(());
+    }
+    let suites = match options.suite {
+        Some(Choice::One(suite)) => vec![suite],
+        Some(Choice::All) | None => Suite::value_variants().to_vec(),
+    };
+    let machine = MachineLine::read();
+    let rows = measure(&suites, options.runs, &workshop)?;
+    if options.json {
+        for row in &rows {
+            writeln!(out, "{}", row.to_json())?;
+        }
+    } else {
+        write!(out, "{}", table::render(&machine.to_string(), &rows))?;
+    }
+    Ok(())
+}
+
+fn measure(suites: &[Suite], runs: u32, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
+    let mut figures: Vec<Vec<Row>> = Vec::new();
+    for run in 1..=runs {
+        for suite in suites {
+            eprintln!("measuring {suite:?}, run {run} of {runs}");
+            for row in suite.run(workshop)? {
+                match figures.iter_mut().find(|figure| figure.iter().any(|known| known.name == row.name)) {
+                    Some(figure) => figure.push(row),
+                    None => figures.push(vec![row]),
+                }
+            }
+        }
+    }
+    Ok(figures.into_iter().filter_map(Row::middle_of).collect())
+}

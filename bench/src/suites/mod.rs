@@ -1,0 +1,95 @@
+//! The suites, each a file: what is measured, against what, and what is wanted of it.
+//! Called by `main`, which prints what they give.
+
+mod classify;
+mod cold;
+mod floor;
+mod invoke;
+mod size;
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::{
+    stats::{Plan, Side, alone},
+    table::Row,
+    workshop::Workshop,
+};
+
+/// A group of figures that are measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Bare KVM on this host: a new machine, one exit
+    Floor,
+    /// One invocation of `echo`, over the floor
+    Invoke,
+    /// A picture classified through the whole platform, over the same plugin called natively
+    Classify,
+    /// The first request after a deployment
+    Cold,
+    /// Bytes of an image, memory of an idle machine
+    Size,
+}
+
+impl Suite {
+    /// The figures that it gives.
+    pub(crate) const fn figures(self) -> &'static [&'static str] {
+        match self {
+            Self::Floor => &["floor.create_us", "floor.one_exit_us"],
+            Self::Invoke => &["invoke.echo_vs_floor"],
+            Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
+            Self::Cold => &["cold.first_request_ms"],
+            Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
+        }
+    }
+
+    /// Measures.
+    pub(crate) fn run(self, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
+        match self {
+            Self::Floor => floor::run(),
+            Self::Invoke => invoke::run(workshop),
+            Self::Classify => classify::run(workshop),
+            Self::Cold => cold::run(workshop),
+            Self::Size => size::run(workshop),
+        }
+    }
+}
+
+/// A part of a suite that needs a process of its own, since its first time or its memory is what counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Probe {
+    /// Memory of idle machines.
+    IdleMachines,
+    /// The first classification after the model was loaded.
+    FirstClassification,
+}
+
+impl Probe {
+    /// Measures, in a process that does nothing else; the answer is JSON.
+    pub(crate) fn run(self, workshop: &Workshop) -> anyhow::Result<serde_json::Value> {
+        match self {
+            Self::IdleMachines => size::idle_machines(workshop),
+            Self::FirstClassification => cold::first_classification(),
+        }
+    }
+
+    /// Runs it in a process of its own.
+    fn ask(self) -> anyhow::Result<serde_json::Value> {
+        use anyhow::Context as _;
+        let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let output = std::process::Command::new(std::env::current_exe()?)
+            .args(["--probe", &name])
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .with_context(|| format!("the probe {name} cannot be started"))?;
+        anyhow::ensure!(output.status.success(), "the probe {name} failed ({})", output.status);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("the probe {name} gave no JSON"))
+    }
+}
+
+/// Measures something for a second, warmed up.
+fn for_a_second(side: Side<'_>) -> anyhow::Result<crate::stats::Times> {
+    alone(Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(1)) }, side)
+}

@@ -1,0 +1,149 @@
+//! Makes what is measured: images of the example functions in a store of this run's own, and the `kernlet` program.
+//! Used by the suites; everything is made when it is first needed and gone at the end. Never measures anything.
+
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+use kernlet_image::{FunctionSpec, ImageInfo, Namespace, Reference, Store, Unpacked, build::build};
+use kernlet_monitor::{Hypervisor, MachineConfig, Unikernel};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// A function's image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    name: &'static str,
+    /// What the store says about it.
+    pub(crate) info: ImageInfo,
+    unpacked: Unpacked,
+}
+
+impl Image {
+    /// As the gateway would have a watchdog run it.
+    pub(crate) fn spec(&self) -> anyhow::Result<FunctionSpec> {
+        let Unpacked { digest, kernel, resources, config } = self.unpacked.clone();
+        Ok(FunctionSpec {
+            name: self.name.parse()?,
+            namespace: Namespace::default(),
+            replica: 0,
+            image: self.info.reference.to_string(),
+            digest,
+            kernel,
+            resources,
+            config,
+            environment: BTreeMap::new(),
+        })
+    }
+
+    /// What a machine is made of, without a watchdog.
+    pub(crate) fn parts(&self) -> anyhow::Result<(Hypervisor, Unikernel, MachineConfig)> {
+        let elf = fs::read(&self.unpacked.kernel)?;
+        let config = &self.unpacked.config;
+        let config = MachineConfig {
+            memory: config.memory.bytes(),
+            request_limit: config.request_limit.bytes(),
+            response_limit: config.response_limit.bytes(),
+            environment: Vec::new(),
+        };
+        Ok((Hypervisor::open()?, Unikernel::parse(&elf)?, config))
+    }
+}
+
+/// The run's own folder, and what was made so far.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    home: TempDir,
+    echo: OnceCell<Image>,
+    classify: OnceCell<Image>,
+    program: OnceCell<PathBuf>,
+}
+
+impl Workshop {
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("kernlet-bench-").tempdir()?;
+        Ok(Self { home, echo: OnceCell::new(), classify: OnceCell::new(), program: OnceCell::new() })
+    }
+
+    /// The folder of images, and of everything that a platform keeps.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// `functions/echo`: any body back.
+    pub(crate) fn echo(&self) -> anyhow::Result<&Image> {
+        get_or_make(&self.echo, || self.image("echo"))
+    }
+
+    /// `functions/classify`: a picture in, its labels out.
+    pub(crate) fn classify(&self) -> anyhow::Result<&Image> {
+        get_or_make(&self.classify, || self.image("classify"))
+    }
+
+    /// The `kernlet` program, as people get it.
+    pub(crate) fn program(&self) -> anyhow::Result<&Path> {
+        get_or_make(&self.program, build_program).map(PathBuf::as_path)
+    }
+
+    fn image(&self, name: &'static str) -> anyhow::Result<Image> {
+        eprintln!("building the image {name}");
+        let built = build(&root().join("functions").join(name), &mut |_| {})?;
+        let store = Store::open(self.home())?;
+        let reference: Reference = name.parse()?;
+        let info = store.import(&reference, built.parts, &mut |_| {})?;
+        Ok(Image { name, info, unpacked: store.unpack(&reference)? })
+    }
+}
+
+fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<&T> {
+    if let Some(made) = cell.get() {
+        return Ok(made);
+    }
+    let made = make()?;
+    Ok(cell.get_or_init(|| made))
+}
+
+/// The checkout.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A file of the demo.
+pub(crate) fn model_file(name: &str) -> PathBuf {
+    root().join("models").join(name)
+}
+
+/// The picture that is classified.
+pub(crate) fn picture() -> anyhow::Result<Vec<u8>> {
+    let path = model_file("pictures/cat.jpg");
+    fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// One line of `cargo build --message-format=json`.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+}
+
+fn build_program() -> anyhow::Result<PathBuf> {
+    eprintln!("building the program kernlet");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let output = Command::new(cargo)
+        .args(["build", "--release", "--bin", "kernlet", "--message-format=json-render-diagnostics"])
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo cannot be run; install Rust from https://rustup.rs")?;
+    ensure!(output.status.success(), "cargo could not build kernlet ({}); its messages say why", output.status);
+    let messages = output.stdout.split(|byte| *byte == b'\n');
+    let mut programs = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok()?.executable);
+    programs.next_back().context("cargo built kernlet and did not say where it is")
+}

@@ -1,0 +1,144 @@
+//! A loaded ONNX model, and whether it is a classifier of pictures.
+//! Made once a resource by the plugin's cache. Never keeps the file's bytes: rten copies the weights it needs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kernlet_accel::Resource;
+use rten::{Dimension, Model, NodeId, NodeInfo, ValueType};
+
+/// Largest height or width that a classifier may ask for, in pixels: the input is allocated at that size.
+const INPUT_SIDE_MAX: usize = 2048;
+
+/// Why a model cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum ModelError {
+    /// rten does not take it.
+    #[error("the resource is no ONNX model that rten can run ({reason}); check the file, its opset and its operators")]
+    NotLoadable {
+        /// What rten says.
+        reason: String,
+    },
+    /// It does not take pictures.
+    #[error(
+        "the model takes {found}; to classify pictures it must take one f32 tensor [N,3,height,width] of a fixed \
+         size of at most {INPUT_SIDE_MAX}"
+    )]
+    Input {
+        /// Its inputs.
+        found: String,
+    },
+    /// It does not give classes.
+    #[error("the model gives {found}; to classify pictures it must give one f32 tensor [N,classes]")]
+    Output {
+        /// Its outputs.
+        found: String,
+    },
+}
+
+/// A model that is ready to run.
+#[derive(Debug)]
+pub(super) struct LoadedModel {
+    pub(super) model: Model,
+    classifier: Result<Classifier, ModelError>,
+    /// Whether [`LoadedModel::take_warm_up`] was called.
+    warm: AtomicBool,
+}
+
+/// What a classifier of pictures takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Classifier {
+    pub(super) input: NodeId,
+    pub(super) output: NodeId,
+    pub(super) size: InputSize,
+}
+
+/// Size of the picture that a model takes, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InputSize {
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl LoadedModel {
+    /// Loads a model from its file's bytes.
+    pub(super) fn load(resource: &Resource) -> Result<Self, ModelError> {
+        let model = Model::load(resource.bytes().to_vec())
+            .map_err(|error| ModelError::NotLoadable { reason: error.to_string() })?;
+        let classifier = classifier(&model);
+        Ok(Self { model, classifier, warm: AtomicBool::new(false) })
+    }
+
+    /// Whether the caller is the first to ask, and so the one who warms the model up.
+    pub(super) fn take_warm_up(&self) -> bool {
+        !self.warm.swap(true, Ordering::Relaxed)
+    }
+
+    /// How to classify pictures with it.
+    pub(super) fn classifier(&self) -> Result<Classifier, ModelError> {
+        self.classifier.clone()
+    }
+}
+
+fn classifier(model: &Model) -> Result<Classifier, ModelError> {
+    let (input, size) =
+        picture_input(model).ok_or_else(|| ModelError::Input { found: describe_all(model, model.input_ids()) })?;
+    let output =
+        classes_output(model).ok_or_else(|| ModelError::Output { found: describe_all(model, model.output_ids()) })?;
+    Ok(Classifier { input, output, size })
+}
+
+fn picture_input(model: &Model) -> Option<(NodeId, InputSize)> {
+    let &[input] = model.input_ids() else {
+        return None;
+    };
+    let info = model.node_info(input)?;
+    let is_side = |side: &usize| (1..=INPUT_SIDE_MAX).contains(side);
+    match info.shape()?.as_slice() {
+        [n, Dimension::Fixed(3), Dimension::Fixed(height), Dimension::Fixed(width)]
+            if may_be_one(n) && is_f32(&info) && is_side(height) && is_side(width) =>
+        {
+            Some((input, InputSize { height: *height, width: *width }))
+        }
+        _ => None,
+    }
+}
+
+/// The one output; a model that does not declare its shape is believed until it has run.
+fn classes_output(model: &Model) -> Option<NodeId> {
+    let &[output] = model.output_ids() else {
+        return None;
+    };
+    let info = model.node_info(output)?;
+    let fits = match info.shape().as_deref() {
+        Some([n, Dimension::Fixed(1..) | Dimension::Symbolic(_)]) => may_be_one(n),
+        Some(_) => false,
+        None => true,
+    };
+    (fits && is_f32(&info)).then_some(output)
+}
+
+const fn may_be_one(n: &Dimension) -> bool {
+    matches!(n, Dimension::Symbolic(_) | Dimension::Fixed(1))
+}
+
+fn is_f32(info: &NodeInfo<'_>) -> bool {
+    matches!(info.dtype(), None | Some(ValueType::Tensor(rten::DataType::Float)))
+}
+
+/// Such as `f32 [N,3,224,224]`, one after another.
+fn describe_all(model: &Model, nodes: &[NodeId]) -> String {
+    let nodes: Vec<_> = nodes.iter().filter_map(|&node| model.node_info(node)).map(|info| describe(&info)).collect();
+    if nodes.is_empty() { "nothing".to_owned() } else { nodes.join(" and ") }
+}
+
+fn describe(info: &NodeInfo<'_>) -> String {
+    let dtype = info.dtype().map_or_else(|| "something".to_owned(), |dtype| dtype.to_string());
+    let Some(shape) = info.shape() else {
+        return format!("{dtype} of unknown shape");
+    };
+    let size = |dimension: &Dimension| match dimension {
+        Dimension::Fixed(size) => size.to_string(),
+        Dimension::Symbolic(name) => name.clone(),
+    };
+    format!("{dtype} [{}]", shape.iter().map(size).collect::<Vec<_>>().join(","))
+}

@@ -1,0 +1,123 @@
+//! The subcommands, one file each, and what several of them share on the command line.
+//! Called by `main` with the parsed command line. It never holds logic of its own beyond choosing the file.
+
+mod build;
+mod completions;
+mod demo;
+mod deploy;
+mod describe;
+mod doctor;
+mod images;
+mod invoke;
+mod list;
+mod logs;
+mod remove;
+mod rmi;
+mod scale;
+mod up;
+mod watchdog;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::Context;
+use crate::credentials::{Credentials, LoginArgs};
+use crate::functions::{DEFAULT_NAMESPACE, Gateway};
+
+/// Every subcommand, in the order in which `--help` lists them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(demo::Args),
+    Up(up::Args),
+    Build(build::Args),
+    Images(images::Args),
+    Rmi(rmi::Args),
+    Deploy(deploy::Args),
+    List(list::Args),
+    Describe(describe::Args),
+    Invoke(invoke::Args),
+    Logs(logs::Args),
+    Scale(scale::Args),
+    Remove(remove::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Watchdog(watchdog::Args),
+}
+
+impl Command {
+    /// Runs the subcommand; a code other than 0 means that the reason is already on stderr.
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Doctor(args) => return doctor::run(&args, context),
+            Self::Invoke(args) => return invoke::run(args, context),
+            Self::Images(args) => return images::run(&args, context),
+            Self::Watchdog(args) => return watchdog::run(&args),
+            Self::Demo(args) => demo::run(&args, context),
+            Self::Up(args) => up::run(&args, context),
+            Self::Build(args) => build::run(&args, context),
+            Self::Rmi(args) => rmi::run(&args, context),
+            Self::Deploy(args) => deploy::run(args, context),
+            Self::List(args) => list::run(&args, context),
+            Self::Describe(args) => describe::run(&args, context),
+            Self::Logs(args) => logs::run(&args, context),
+            Self::Scale(args) => scale::run(&args, context),
+            Self::Remove(args) => remove::run(&args, context),
+            Self::Completions(args) => completions::run(&args),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// The namespace option of the subcommands that name functions.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NamespaceArgs {
+    /// Namespace of the function
+    #[arg(long, short, value_name = "NS", default_value = DEFAULT_NAMESPACE)]
+    pub(crate) namespace: String,
+}
+
+/// The gateway named on the command line, and what to log in with.
+fn gateway(login: &LoginArgs, context: &Context) -> anyhow::Result<Gateway> {
+    let credentials = Credentials::find(login, &context.home()?, &context.gateway)?;
+    Ok(Gateway::new(context.gateway.clone(), credentials))
+}
+
+/// Parses `KEY=VALUE`; the value may be empty and may hold further `=`.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        crate::CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_subcommand_explains_itself_with_an_example() {
+        for command in crate::CommandLine::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} has no summary");
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("kernlet {name}")), "{name} has no example");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_split_at_its_first_equals_sign() {
+        assert_eq!(key_value("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        assert_eq!(key_value("a=").unwrap(), ("a".to_owned(), String::new()));
+        assert!(key_value("=b").is_err());
+        assert!(key_value("a").is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! `kernlet up`: the platform in the foreground, until it is told to stop.
+//! Called by people, by service managers and by the end-to-end tests. It never forks into the background.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use kernlet_gateway::{Config, Gateway};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::client::GatewayUrl;
+use crate::home::Home;
+use crate::signals::StopSignals;
+use crate::{Context, logging, output};
+
+/// Run the platform in the foreground: gateway, functions, logs
+///
+/// Functions that were deployed before come back. The first start makes a password for the user `admin`
+/// and keeps it in <home>/auth, readable by you alone. Ctrl-C (or SIGTERM) lets running requests finish
+/// and stops; a second one stops at once.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  kernlet up
+  kernlet up --listen 127.0.0.1:0 --home /tmp/try     any free port, a home to throw away
+  kernlet up --listen 0.0.0.0:8080                    reachable from elsewhere: put TLS in front")]
+pub(crate) struct Args {
+    /// Address to serve OpenFaaS's API and the functions on; port 0 takes a free one
+    #[arg(long, short, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    logging::start(LevelFilter::INFO)?;
+    let home = context.home()?;
+    runtime()?.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let gateway = start_gateway(&home, args.listen).await?;
+        output::line(&banner(gateway.address(), &home, context))?;
+        signals.next().await;
+        output::note("stopping; once more stops at once");
+        stop(gateway, &mut signals).await;
+        Ok(())
+    })
+}
+
+/// The runtime that a gateway needs.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the gateway's threads")
+}
+
+/// Starts a gateway in this process, which starts this very program as its functions' watchdogs.
+pub(super) async fn start_gateway(home: &Home, listen: SocketAddr) -> anyhow::Result<Gateway> {
+    let program =
+        std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
+    let config = Config { home: home.path().to_path_buf(), listen, program };
+    Gateway::start(config).await.context("cannot start the gateway")
+}
+
+/// Lets running requests finish, unless another signal comes.
+pub(super) async fn stop(gateway: Gateway, signals: &mut StopSignals) {
+    tokio::select! {
+        () = gateway.shutdown() => {}
+        () = signals.next() => {}
+    }
+}
+
+/// What to do with a platform that has just come up. Its first line is fixed: scripts wait for it.
+fn banner(address: SocketAddr, home: &Home, context: &Context) -> String {
+    let url = GatewayUrl::from(address);
+    let mut lines = vec![format!("kernlet is listening on {url}"), format!("  home    {}", home.path().display())];
+    lines.push(format!("  log in  {}", login_line(&url, home)));
+    let gateway = (url != context.gateway).then(|| format!(" OPENFAAS_URL={url}"));
+    let named = context.home_is_named();
+    let home = named.then(|| format!(" KERNLET_HOME={}", output::shell_word(&home.path().display().to_string())));
+    if gateway.is_some() || home.is_some() {
+        lines.push(format!("  first   export{}{}", gateway.unwrap_or_default(), home.unwrap_or_default()));
+    }
+    lines.push(
+        "  next    kernlet build functions/echo -t echo:latest && kernlet deploy echo --image echo:latest".to_owned(),
+    );
+    if !address.ip().is_loopback() {
+        lines.push(
+            "  beware  passwords and requests travel unencrypted: put a TLS proxy in front of this address".to_owned(),
+        );
+    }
+    lines.push("  stop    Ctrl-C".to_owned());
+    lines.join("\n")
+}
+
+/// How the stock client logs in to this gateway.
+pub(super) fn login_line(url: &GatewayUrl, home: &Home) -> String {
+    let password = output::shell_word(&home.password_file().display().to_string());
+    format!("faas-cli login --gateway {url} --password-stdin < {password}")
+}

@@ -1,0 +1,119 @@
+//! The HTTP server: accepts connections, finds each request's route, asks for credentials where they are due.
+//! [`crate::Gateway`] starts it and stops it.
+//! It never lets a request to `/system/*` pass without credentials, nor asks for any on `/function/*` and `/healthz`.
+
+use crate::Context;
+use crate::answer;
+use crate::body::{Body, Upload};
+use crate::proxy;
+use crate::route::Route;
+use crate::system;
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// Longest request head, in bytes: OpenFaaS's own limit.
+const HEAD_MAX: usize = 1024 * 1024;
+/// How long a connection may take to send a request's head, or stay idle between two requests.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Pause after a connection could not be accepted: the process has no descriptors left, and gets some back as
+/// connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long requests under way may go on after the gateway was told to stop.
+const DRAIN: Duration = Duration::from_secs(30);
+
+const HOME: &str = "This is a Kernlet gateway. Functions answer at /function/NAME; the platform's own calls are under /system \
+    and take the credentials in the gateway's auth folder. \"kernlet --help\" says more.";
+
+/// Accepts connections until it is told to stop, then waits for the requests under way.
+pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_MAX);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => serve_connection(&http, stream, peer, &context, &graceful),
+            Err(error) => {
+                tracing::warn!(%error, "A connection cannot be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("Requests still under way after {DRAIN:?} are cut off");
+    }
+}
+
+fn serve_connection(
+    http: &http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: &Arc<Context>,
+    graceful: &GracefulShutdown,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "A connection keeps small packets waiting");
+    }
+    let context = Arc::clone(context);
+    let service = service_fn(move |request| {
+        let context = Arc::clone(&context);
+        async move { Ok::<_, Infallible>(answer(&context, peer, request).await) }
+    });
+    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, %peer, "A connection ended early");
+        }
+    });
+}
+
+async fn answer(context: &Arc<Context>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    let uri = request.uri().clone();
+    match Route::parse(uri.path()) {
+        Route::Invoke(target) => proxy::invoke(context, peer, target, request).await,
+        Route::Health => open_page(request, ""),
+        Route::Home => open_page(request, HOME),
+        Route::Unknown => {
+            drop(Upload::new(request.into_body()));
+            let message = format!(
+                "There is nothing at {}: functions are at /function/NAME, the platform's calls under /system",
+                uri.path()
+            );
+            answer::text(StatusCode::NOT_FOUND, message)
+        }
+        system if context.credentials.admit(request.headers()) => system::handle(context, system, request).await,
+        _ => {
+            drop(Upload::new(request.into_body()));
+            let mut answer = answer::text(StatusCode::UNAUTHORIZED, "invalid credentials");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Restricted\""));
+            answer
+        }
+    }
+}
+
+fn open_page(request: Request<Incoming>, text: &str) -> Response<Body> {
+    match *request.method() {
+        Method::GET | Method::HEAD if text.is_empty() => answer::empty(StatusCode::OK),
+        Method::GET | Method::HEAD => answer::text(StatusCode::OK, text),
+        _ => {
+            drop(Upload::new(request.into_body()));
+            answer::wrong_method("GET, HEAD")
+        }
+    }
+}

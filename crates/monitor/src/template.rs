@@ -1,0 +1,90 @@
+//! A template: a guest frozen when it first asked for a request, of which machines are copy-on-write views.
+//! Made once a function by the watchdog. It never runs, and nobody can write its memory.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    arch::CpuState,
+    crash::{Cause, Crash},
+    deadline::Timer,
+    elf::Unikernel,
+    guest::Guest,
+    hypervisor::Hypervisor,
+    layout::{Layout, MachineConfig},
+    machine::Machine,
+    memory::FrozenMemory,
+    message::{Services, Usage},
+};
+
+/// The clean state of a function's machines. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Template {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    memory: FrozenMemory,
+    cpu: CpuState,
+    layout: Layout,
+    unikernel: Unikernel,
+    config: MachineConfig,
+}
+
+impl Template {
+    /// Boots a machine, runs the guest until it waits for its first request, and freezes it there. The machine
+    /// is the template's first.
+    ///
+    /// # Errors
+    /// The machine cannot be made, or the guest ended or overran `deadline` while it initialised.
+    pub fn boot(
+        hypervisor: &Hypervisor,
+        unikernel: &Unikernel,
+        config: &MachineConfig,
+        services: Services,
+        deadline: Instant,
+    ) -> Result<(Self, Machine), Box<Crash>> {
+        let crash = |cause| Crash::new(cause, Usage::default());
+        let mut guest = Guest::boot(hypervisor, unikernel, config, services, deadline).map_err(crash)?;
+        let frozen = match guest.run_guarded(&Timer::new()) {
+            Ok(0) => guest.freeze(),
+            Ok(_) => Err(Cause::BadResponse { why: "it came before the first request".to_owned() }),
+            Err(cause) => Err(cause),
+        };
+        let (memory, cpu) = frozen.map_err(|cause| Crash::new(cause, guest.usage()))?;
+        let layout = guest.view.layout.clone();
+        let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
+        let template = Self { inner: Arc::new(inner) };
+        Ok((template.clone(), Machine::new(guest, template)))
+    }
+
+    /// Another machine, in exactly the template's state.
+    ///
+    /// # Errors
+    /// KVM or the host cannot give another machine.
+    pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<Machine, Box<Crash>> {
+        let guest = Guest::from_template(hypervisor, self, services);
+        let guest = guest.map_err(|cause| Crash::new(cause, Usage::default()))?;
+        Ok(Machine::new(guest, self.clone()))
+    }
+
+    pub(crate) fn memory(&self) -> &FrozenMemory {
+        &self.inner.memory
+    }
+
+    pub(crate) fn cpu(&self) -> &CpuState {
+        &self.inner.cpu
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn unikernel(&self) -> &Unikernel {
+        &self.inner.unikernel
+    }
+
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.inner.config
+    }
+}

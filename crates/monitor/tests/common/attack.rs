@@ -1,0 +1,101 @@
+//! Guests of a few chosen instructions, and the check that whatever they do ends only themselves. Used by the tests
+//! that attack the monitor.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests; each uses a part")]
+
+use std::time::{Duration, Instant};
+
+use iced_x86::{
+    IcedError,
+    code_asm::{CodeAssembler, dword_ptr, eax, edi, rax},
+};
+use kernlet_abi::{hypercall::number, map::HYPERCALL_PAGE};
+use kernlet_monitor::{Crash, Machine};
+
+use crate::{
+    common::{Function, patience},
+    image::{CODE, DATA, Elf},
+};
+
+/// Writes instructions.
+pub(crate) type Code = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+/// Where an attack's own hypercall block is, of which the first bytes are given to [`Arena::run`].
+pub(crate) const BLOCK: u64 = DATA;
+
+/// Where an attack's last hypercall block is: `next_request`, by which it shows that it survived.
+const LAST_BLOCK: u64 = DATA + 0x800;
+
+/// Data that an attack may use as it likes, aligned to 64 bytes.
+pub(crate) const SCRATCH: u64 = DATA + 0x1000;
+
+/// How long a guest may run that is expected to run for ever.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(50) * patience()
+}
+
+/// A host with a well-behaved function on it, which must not notice the others.
+pub(crate) struct Arena {
+    echo: Function,
+}
+
+impl Arena {
+    /// `None` where there is no KVM.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self { echo: Function::new("echo")? })
+    }
+
+    /// Boots a machine of this code, followed by `next_request`, and then proves on the same thread that a machine
+    /// of another function works.
+    pub(crate) fn run(&self, code: Code, block: &[u8]) -> Result<Machine, Box<Crash>> {
+        self.run_elf(&Elf::with_code(&assemble(code), block))
+    }
+
+    /// The same for a whole image.
+    pub(crate) fn run_elf(&self, elf: &Elf) -> Result<Machine, Box<Crash>> {
+        let attacker = Function::of(self.echo.hypervisor.clone(), &elf.build());
+        let outcome = attacker.boot_until(soon());
+        self.assert_unharmed();
+        outcome
+    }
+
+    /// How the attack ended, which it must have.
+    pub(crate) fn crash(&self, name: &str, code: Code) -> Box<Crash> {
+        match self.run(code, &[]) {
+            Ok(_) => panic!("{name}: the guest went on"),
+            Err(crash) => crash,
+        }
+    }
+
+    /// Another function's new machine answers as ever.
+    pub(crate) fn assert_unharmed(&self) {
+        let response = self.echo.ask("/", b"unharmed").expect("another function's machine answers");
+        assert_eq!((response.status, response.body.as_slice()), (200, &b"unharmed"[..]));
+    }
+}
+
+/// The bytes of some code at [`CODE`], with `next_request` behind it.
+pub(crate) fn assemble(code: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    let assembled = CodeAssembler::new(64).and_then(|mut a| {
+        code(&mut a)?;
+        next_request(&mut a, LAST_BLOCK, 0)?;
+        a.assemble(CODE)
+    });
+    assembled.expect("instructions that exist")
+}
+
+/// Hands over `response` and waits for a request.
+pub(crate) fn next_request(a: &mut CodeAssembler, block: u64, response: u32) -> Result<(), IcedError> {
+    let block = i64::try_from(block).unwrap();
+    let signed = |value: u32| i32::from_ne_bytes(value.to_ne_bytes());
+    for (offset, value) in [(0, number::NEXT_REQUEST), (4, 0), (8, response), (12, 0)] {
+        a.mov(dword_ptr(block + offset), signed(value))?;
+    }
+    hypercall(a, u64::try_from(block).unwrap())
+}
+
+/// Makes the call whose block is at `block`.
+pub(crate) fn hypercall(a: &mut CodeAssembler, block: u64) -> Result<(), IcedError> {
+    a.mov(edi, u32::try_from(block).unwrap())?;
+    a.mov(eax, u32::try_from(HYPERCALL_PAGE).unwrap())?;
+    a.call(rax)
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what building and checking Kernlet takes, as far as it is missing: a C compiler (the linker), Rust's
+# rustfmt and clippy, and with --checks the checkers of .ci/tools.txt into target/checkers. Debian and its kin.
+# Called by .ci/run, and by people on a fresh machine. Needs root only for what apt has to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+checkers=target/checkers
+missing=()
+
+need() { # need PACKAGE TEST...: apt's package, unless the test passes
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+need gcc cc --version
+need libc6-dev test -e /usr/include/stdlib.h
+need git git --version
+if [ "${1:-}" = --checks ]; then
+  need python3-venv python3 -c 'import venv, ensurepip'
+  # The fuzz targets link LLVM's libFuzzer, which is C++.
+  need g++ c++ --version
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  if ! command -v apt-get >/dev/null; then
+    echo "install these with your system's package manager: ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=()
+  [ "$(id -u)" = 0 ] || as_root=(sudo)
+  "${as_root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if ! command -v cargo >/dev/null; then
+  echo "cargo is missing: install Rust $wanted or newer, as https://rustup.rs says" >&2
+  exit 1
+fi
+for component in fmt clippy; do
+  cargo "$component" --version >/dev/null 2>&1 || rustup component add "${component/fmt/rustfmt}"
+done
+
+if [ "${1:-}" = --checks ]; then
+  # A venv of its own, made again when the list of checkers changes.
+  if ! cmp -s .ci/tools.txt "$checkers/tools.txt"; then
+    rm -rf "$checkers"
+    python3 -m venv "$checkers"
+    "$checkers/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/tools.txt
+    cp .ci/tools.txt "$checkers/tools.txt"
+  fi
+fi

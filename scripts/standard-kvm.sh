@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Runs the monitor's tests on a standard KVM: KVM-AMD of a Debian kernel, on a processor that QEMU emulates. For hosts
+# whose own KVM is nested and differs (see docs/architecture.md). An emulated processor is slow: what takes milliseconds takes seconds.
+# Called by people, as `just standard-kvm`. Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=target/standard-kvm
+patience=${KERNLET_STANDARD_KVM_SECONDS:-1200}
+for tool in qemu-system-x86_64 busybox cpio apt-get dpkg; do
+  command -v "$tool" >/dev/null || {
+    echo "$tool is missing: apt-get install qemu-system-x86 busybox-static cpio" >&2
+    exit 1
+  }
+done
+
+# A kernel with KVM as modules, unpacked and not installed.
+if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
+  package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -n 1)
+  [ -n "$package" ] || { echo 'apt knows no linux-image-cloud-amd64: apt-get update' >&2 && exit 1; }
+  mkdir -p "$work/kernel"
+  (cd "$work/kernel" && apt-get download -qq "$package" && dpkg -x ./*.deb . && rm ./*.deb)
+fi
+
+# Everything that the tests need is static or a file: there is no cargo in there.
+(cd functions && cargo build --release --quiet)
+root=$work/root
+rm -rf "$root"
+mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tests,unikernels}
+cp "$(command -v busybox)" "$root/bin/"
+find functions/target/release -maxdepth 1 -type f -executable -exec cp {} "$root/unikernels/" \;
+for module in irqbypass kvm kvm-amd; do
+  find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
+done
+RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo test --quiet -p kernlet-monitor --no-run \
+  --target x86_64-unknown-linux-gnu --target-dir "$work/build" --message-format=json |
+  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r program; do cp "$program" "$root/tests/"; done
+# These need gcc, or no KVM.
+rm -f "$root"/tests/documented_guest-* "$root"/tests/elf-*
+
+cat >"$root/init" <<'INIT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t devtmpfs none /dev
+mount -t proc none /proc
+mount -t sysfs none /sys
+for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
+export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels TMPDIR=/tmp
+failed=0
+for test in /tests/*; do $test --test-threads=1 || failed=1; done
+echo "standard-kvm: $failed"
+poweroff -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/root.gz"
+
+timeout "$patience" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
+  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" -append 'console=ttyS0 quiet panic=-1' \
+  2> >(grep -v "TCG doesn't support requested feature" >&2) |
+  tr -d '\r' | tee "$work/console.txt"
+grep -q '^standard-kvm: 0' "$work/console.txt"
