@@ -29,9 +29,13 @@ lint: checkers
 advisories: checkers
     target/checkers/bin/cargo-deny check advisories
 
-# Measures us beside the peers: `just bench floor`, `just bench classify --json`
+# Measures us beside bare KVM and native plugins: `just bench floor`, `just bench classify --json`
 bench *args:
     cargo run --release --manifest-path bench/Cargo.toml -- {{ args }}
+
+# Fuzzes one target until it is stopped (cargo-fuzz and a nightly compiler): `just fuzz elf_loader`
+fuzz target *args:
+    cargo +nightly fuzz run {{ target }} {{ args }}
 
 # The documentation of every crate
 doc *args:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the monitor's tests on a standard KVM: KVM-AMD of a Debian kernel, on a processor that QEMU emulates. For hosts
 # whose own KVM is nested and differs (see docs/architecture.md). An emulated processor is slow: what takes milliseconds takes seconds.
-# Called by people, as `just standard-kvm`. Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel.
+# Called by people, as `just standard-kvm`, or with the names of test files in crates/monitor/tests (`kernlet_monitor`: the
+# unit tests). Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel, which is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-work=target/standard-kvm
-patience=${KERNLET_STANDARD_KVM_SECONDS:-1200}
+work=$PWD/target/standard-kvm
+seconds=${KERNLET_STANDARD_KVM_SECONDS:-1800}
 for tool in qemu-system-x86_64 busybox cpio apt-get dpkg; do
   command -v "$tool" >/dev/null || {
     echo "$tool is missing: apt-get install qemu-system-x86 busybox-static cpio" >&2
@@ -23,39 +24,58 @@ if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
 fi
 
 # Everything that the tests need is static or a file: there is no cargo in there.
-(cd functions && cargo build --release --quiet)
+(cd functions && cargo build --release --quiet -p echo -p faults)
 root=$work/root
 rm -rf "$root"
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tests,unikernels}
 cp "$(command -v busybox)" "$root/bin/"
-find functions/target/release -maxdepth 1 -type f -executable -exec cp {} "$root/unikernels/" \;
+cp functions/target/release/{echo,faults} "$root/unikernels/"
 for module in irqbypass kvm kvm-amd; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
 RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo test --quiet -p kernlet-monitor --no-run \
   --target x86_64-unknown-linux-gnu --target-dir "$work/build" --message-format=json |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r program; do cp "$program" "$root/tests/"; done
-# These need gcc, or no KVM.
-rm -f "$root"/tests/documented_guest-* "$root"/tests/elf-*
+  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r program; do
+  name=$(basename "$program")
+  cp "$program" "$root/tests/${name%-*}"
+done
+if [ $# -gt 0 ]; then
+  for test in "$@"; do
+    [ -f "$root/tests/$test" ] || { echo "there is no test $test in crates/monitor" >&2 && exit 1; }
+  done
+  for test in "$root"/tests/*; do
+    [[ " $* " == *" $(basename "$test") "* ]] || rm "$test"
+  done
+else
+  # These need gcc, or no KVM.
+  rm -f "$root"/tests/documented_guest "$root"/tests/elf
+fi
 
+# PATIENCE multiplies every deadline of the tests.
 cat >"$root/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
+mount -t tmpfs none /tmp
 for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
-export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels TMPDIR=/tmp
+export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
 failed=0
-for test in /tests/*; do $test --test-threads=1 || failed=1; done
-echo "standard-kvm: $failed"
+cd /tmp
+for test in /tests/*; do
+  echo "== $(basename $test)"
+  $test --test-threads=1 || failed=$((failed + 1))
+done
+echo "standard-kvm: $failed of $(ls /tests | wc -l) test programs failed"
 poweroff -f
 INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/root.gz"
 
-timeout "$patience" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
-  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" -append 'console=ttyS0 quiet panic=-1' \
+# A QEMU that dies ends the pipe, and so the script, with its own status.
+timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
+  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" -append 'console=ttyS0 quiet panic=-1' </dev/null \
   2> >(grep -v "TCG doesn't support requested feature" >&2) |
   tr -d '\r' | tee "$work/console.txt"
-grep -q '^standard-kvm: 0' "$work/console.txt"
+grep -q '^standard-kvm: 0 of ' "$work/console.txt"

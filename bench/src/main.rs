@@ -23,7 +23,7 @@ mod suites;
 mod table;
 mod workshop;
 
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
@@ -55,6 +55,9 @@ struct CommandLine {
     /// Measure every suite so often; of each figure the middle one is shown, and all are in its details
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Measure this `kernlet` program instead of building one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Answer for one part of a suite, in this process
     #[arg(long, value_enum, hide = true)]
     probe: Option<Probe>,
@@ -99,7 +102,7 @@ fn main() -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let workshop = Workshop::open()?;
+    let workshop = Workshop::open(options.program.clone())?;
     if let Some(probe) = options.probe {
         writeln!(out, "{}", probe.run(&workshop)?)?;
         return Ok(());

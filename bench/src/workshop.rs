@@ -67,9 +67,15 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    pub(crate) fn open() -> anyhow::Result<Self> {
+    /// An empty one; with a `kernlet` program, that one is measured, and none is built.
+    pub(crate) fn open(program: Option<PathBuf>) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("kernlet-bench-").tempdir()?;
-        Ok(Self { home, echo: OnceCell::new(), classify: OnceCell::new(), program: OnceCell::new() })
+        Ok(Self {
+            home,
+            echo: OnceCell::new(),
+            classify: OnceCell::new(),
+            program: program.map_or_else(OnceCell::new, OnceCell::from),
+        })
     }
 
     /// The folder of images, and of everything that a platform keeps.

@@ -84,9 +84,9 @@ pub(crate) fn failed(output: &Output) -> String {
 }
 
 /// The functions whose images every home has.
-const FUNCTIONS: [&str; 3] = ["echo", "classify", "faults"];
+const FUNCTIONS: [&str; 5] = ["echo", "classify", "faults", "sgemm", "tour"];
 
-/// A new home whose store has the images `echo`, `classify` and `faults`.
+/// A new home whose store has the images of [`FUNCTIONS`].
 pub(crate) fn home() -> TempDir {
     let home = tempfile::tempdir().unwrap();
     copy_folder(&built_images().join("images"), &home.path().join("images"));

@@ -88,7 +88,9 @@ impl Machine {
         let guest = &mut self.guest;
         guest.begin(request.call_id, deadline);
         let time_limit = deadline.saturating_duration_since(guest.begun);
-        guest.window_used = exchange::write_request(&guest.view, &mut self.head, request, time_limit)?;
+        let window_used = exchange::write_request(&guest.view, &mut self.head, request, time_limit)?;
+        // A machine that was kept still has the end of a longer request there.
+        guest.window_used = guest.window_used.max(window_used);
         let response = guest.run_guarded(&self.timer)?;
         let response = exchange::read_response(&guest.view, response, self.template.config().response_limit)?;
         Ok(Response { usage: guest.usage(), ..response })

@@ -24,8 +24,9 @@ mod write;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io::Read,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -60,8 +61,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store under `home`, made if it is missing.
+    /// The store under `home`, made if it is missing. A home that is made is its owner's alone: deployments and logs
+    /// will be in it.
     pub fn open(home: &Path) -> Result<Self, StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(IoError::on("create the folder", home))?;
         let store = Self { blobs: Blobs::open(home.join("images"))?, unpacked: home.join("unpacked") };
         fs::create_dir_all(&store.unpacked).map_err(IoError::on("create the folder", &store.unpacked))?;
         let _blobs = store.keep_blobs()?;

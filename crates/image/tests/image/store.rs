@@ -268,6 +268,14 @@ fn a_resource_that_changes_while_it_is_read_is_refused() {
 }
 
 #[test]
+fn a_new_home_is_its_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("data/kernlet");
+    Store::open(&home).unwrap();
+    assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
 fn a_store_that_may_not_be_written_says_so() {
     let home = Home::new();
     let temporary = home.path().join("images/tmp");

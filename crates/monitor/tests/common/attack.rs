@@ -25,6 +25,9 @@ pub(crate) const BLOCK: u64 = DATA;
 /// Where an attack's last hypercall block is: `next_request`, by which it shows that it survived.
 const LAST_BLOCK: u64 = DATA + 0x800;
 
+/// Where a response's head lies, of status 201 and nothing else, in the guests of [`Arena::answering`].
+pub(crate) const RESPONSE: u64 = DATA + 0x900;
+
 /// Data that an attack may use as it likes, aligned to 64 bytes.
 pub(crate) const SCRATCH: u64 = DATA + 0x1000;
 
@@ -56,6 +59,21 @@ impl Arena {
         let outcome = attacker.boot_until(soon());
         self.assert_unharmed();
         outcome
+    }
+
+    /// A machine whose guest waits for a request, carries out this code, and answers.
+    pub(crate) fn answering(&self, code: Code) -> Option<Machine> {
+        let assembled = CodeAssembler::new(64).and_then(|mut a| {
+            next_request(&mut a, LAST_BLOCK, 0)?;
+            code(&mut a)?;
+            next_request(&mut a, LAST_BLOCK, u32::try_from(RESPONSE).unwrap())?;
+            a.assemble(CODE)
+        });
+        let mut data = vec![0; usize::try_from(SCRATCH - DATA).unwrap()];
+        let at = usize::try_from(RESPONSE - DATA).unwrap();
+        data[at..at + 4].copy_from_slice(&201_u32.to_le_bytes());
+        let elf = Elf::with_code(&assembled.expect("instructions that exist"), &data).build();
+        Function::of(self.echo.hypervisor.clone(), &elf).boot().ok()
     }
 
     /// How the attack ended, which it must have.

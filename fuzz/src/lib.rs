@@ -1,0 +1,20 @@
+//! Fuzz targets for everything that a guest, an image or a client can write. Each is a function of bytes that panics
+//! where a promise is broken: libFuzzer calls it (`cargo +nightly fuzz run elf_loader`), and so does `cargo test`, with
+//! the seeds of [`seeds`] and with random changes of them. Nothing here runs in the platform.
+
+mod accel_arguments;
+mod cursor;
+mod deployment_words;
+mod elf_loader;
+mod hypercall_arguments;
+#[path = "../../crates/monitor/tests/common/image.rs"]
+mod image;
+mod request_encoding;
+pub mod seeds;
+mod touch;
+
+pub use accel_arguments::accel_arguments;
+pub use deployment_words::deployment_words;
+pub use elf_loader::elf_loader;
+pub use hypercall_arguments::hypercall_arguments;
+pub use request_encoding::request_encoding;
