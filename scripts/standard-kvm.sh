@@ -77,5 +77,5 @@ chmod +x "$root/init"
 timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
   -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" -append 'console=ttyS0 quiet panic=-1' </dev/null \
   2> >(grep -v "TCG doesn't support requested feature" >&2) |
-  tr -d '\r' | tee "$work/console.txt"
+  sed -u 's/\r$//' | tee "$work/console.txt"
 grep -q '^standard-kvm: 0 of ' "$work/console.txt"

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use kernlet_accel::Runtime;
-use kernlet_monitor::{Level, LogSink, Machine, Request, Services, Template};
+use kernlet_monitor::{Crash, Level, LogSink, Machine, Request, Response, Services, Template};
 use kernlet_watchdog::{Function, Log};
 
 use crate::{
@@ -46,8 +46,10 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let row = Row::new("invoke.echo_vs_floor", ratio.median, "×", TARGET)
         .summary("ratio_of_each_round", ratio)
         .summary("machine_over_floor", inside.machine.over(&inside.floor))
+        .summary("machine_rewound_over_floor", inside.rewound.over(&inside.floor))
         .summary("floor_us", inside.floor.micros())
         .summary("machine_us", inside.machine.micros())
+        .summary("machine_rewound_us", inside.rewound.micros())
         .summary("watchdog_us", inside.worker.micros())
         .summary("watchdog_over_its_socket_us", served.micros())
         .number("exits_per_call", inside.exits);
@@ -58,6 +60,7 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
 struct InProcess {
     floor: Times,
     machine: Times,
+    rewound: Times,
     worker: Times,
     exits: f64,
 }
@@ -68,29 +71,44 @@ impl InProcess {
         let mut bare = kvm.create()?;
         let function = Function::open(&echo.spec()?, &Log::start(std::io::sink(), false)?)?;
         let mut worker = function.worker();
-        let mut waiting = Some(boot(echo)?);
+        let (mut kept, mut rewound) = (Some(boot(echo)?), Some(boot(echo)?));
         let mut exits = 0;
 
         let mut floor = || timed(|| bare.one_exit()).map(|(time, ())| time);
         let mut machine = || {
-            let ready = waiting.take().context("the machine is gone")?;
-            let (time, (ready, response)) = timed(|| ready.invoke(&REQUEST, in_a_minute()))?;
-            waiting = Some(ready.keep());
-            ensure!(response.body == BODY, "echo gave something else back");
+            let ready = kept.take().context("the machine is gone")?;
+            let (time, (used, response)) = timed(|| ready.invoke(&REQUEST, in_a_minute()))?;
+            kept = Some(used.keep());
+            is_echo(&response)?;
+            Ok(time)
+        };
+        let mut rewind = || {
+            let ready = rewound.take().context("the machine is gone")?;
+            let (time, (ready, response)) = timed(|| {
+                let (used, response) = ready.invoke(&REQUEST, in_a_minute())?;
+                Ok::<_, Box<Crash>>((used.rewind()?, response))
+            })?;
+            rewound = Some(ready);
+            is_echo(&response)?;
             Ok(time)
         };
         let mut worker = || {
             let (time, response) = timed(|| worker.invoke(&REQUEST))?;
-            ensure!(response.body == BODY, "echo gave something else back");
+            is_echo(&response)?;
             exits = response.usage.exits;
             Ok(time)
         };
         // Each side for a hundred calls at a time, as it runs under load: after every change of sides the
         // processor's caches hold the other side's data.
         let plan = Plan { warm_up: 1000, calls: 100, ..Plan::singly(Duration::from_secs(8)) };
-        let [floor, machine, worker] = in_turn(plan, [&mut floor, &mut machine, &mut worker])?;
-        Ok(Self { floor, machine, worker, exits: f64::from(exits) })
+        let [floor, machine, rewound, worker] = in_turn(plan, [&mut floor, &mut machine, &mut rewind, &mut worker])?;
+        Ok(Self { floor, machine, rewound, worker, exits: f64::from(exits) })
     }
+}
+
+fn is_echo(response: &Response) -> anyhow::Result<()> {
+    ensure!(response.body == BODY, "echo gave something else back");
+    Ok(())
 }
 
 fn boot(echo: &Image) -> anyhow::Result<Machine> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kernlet_abi::map::PAGE_SIZE;
-use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_LOG_PAGE_OFFSET, kvm_dirty_gfn, kvm_enable_cap};
+use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_DIRTY_LOG_PAGE_OFFSET, kvm_dirty_gfn, kvm_enable_cap};
 use kvm_ioctls::{VcpuFd, VmFd};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -50,11 +50,8 @@ unsafe impl Send for DirtyRing {}
 impl DirtyRing {
     /// Gives the VM's vCPUs, which must not exist yet, rings.
     pub(crate) fn enable(vm: &VmFd) -> Result<(), Cause> {
-        let cap = kvm_enable_cap {
-            cap: KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
-            args: [RING_BYTES as u64, 0, 0, 0],
-            ..Default::default()
-        };
+        let cap =
+            kvm_enable_cap { cap: KVM_CAP_DIRTY_LOG_RING, args: [RING_BYTES as u64, 0, 0, 0], ..Default::default() };
         vm.enable_cap(&cap).map_err(kvm("track the pages that the guest writes"))
     }
 

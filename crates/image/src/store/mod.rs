@@ -64,7 +64,10 @@ impl Store {
     /// The store under `home`, made if it is missing. A home that is made is its owner's alone: deployments and logs
     /// will be in it.
     pub fn open(home: &Path) -> Result<Self, StoreError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(IoError::on("create the folder", home))?;
+        if !home.exists() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+            made.map_err(IoError::on("create the folder", home))?;
+        }
         let store = Self { blobs: Blobs::open(home.join("images"))?, unpacked: home.join("unpacked") };
         fs::create_dir_all(&store.unpacked).map_err(IoError::on("create the folder", &store.unpacked))?;
         let _blobs = store.keep_blobs()?;
