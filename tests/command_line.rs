@@ -126,7 +126,7 @@ fn images_are_built_listed_and_removed() {
     let run = |args: &[&str]| kernlet().args(args).arg("--home").arg(home.path()).output().unwrap();
     let listed: Vec<Value> = serde_json::from_slice(&succeeded(run(&["images", "--json"])).stdout).unwrap();
     let references: Vec<&str> = listed.iter().filter_map(|image| image["reference"].as_str()).collect();
-    assert_eq!(references, ["classify:latest", "echo:latest", "faults:latest"]);
+    assert_eq!(references, ["classify:latest", "echo:latest", "faults:latest", "sgemm:latest", "tour:latest"]);
     assert!(
         listed.iter().all(
             |image| image["digest"].as_str().unwrap().starts_with("sha256:") && image["size"].as_u64().unwrap() > 0

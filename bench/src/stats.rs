@@ -94,6 +94,11 @@ impl Times {
         Summary::of(self.rounds.iter().zip(&base.rounds).map(|(ours, theirs)| ours / theirs))
     }
 
+    /// By how many milliseconds this takes longer than `base`: each round's median less that of the same round.
+    pub(crate) fn millis_beyond(&self, base: &Self) -> Summary {
+        Summary::of(self.rounds.iter().zip(&base.rounds).map(|(ours, theirs)| (ours - theirs) * 1e3))
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "no loop here runs 2^52 times")]
     fn count(calls: usize) -> f64 {
         calls as f64
