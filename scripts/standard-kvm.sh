@@ -73,9 +73,11 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/root.gz"
 
-# no_timer_check: on a busy host the emulated timer is late, and the kernel would panic. A QEMU that dies ends the pipe, and so the script, with its own status.
+# no_timer_check: on a busy host the emulated timer is late, at which the kernel would panic. A QEMU that dies ends the
+# pipe, and so the script, with its own status.
 timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
-  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" -append 'console=ttyS0 quiet panic=-1 no_timer_check' </dev/null \
+  -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" \
+  -append 'console=ttyS0 quiet panic=-1 no_timer_check' </dev/null \
   2> >(grep -v "TCG doesn't support requested feature" >&2) |
   sed -u 's/\r$//' | tee "$work/console.txt"
 grep -q '^standard-kvm: 0 of ' "$work/console.txt"

@@ -4,6 +4,7 @@
 use std::{
     fs,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -17,7 +18,7 @@ use crate::{
     error::{InvokeError, WatchdogError},
     limit::{Inflight, Permit, TimeLimit},
     log::Log,
-    pool::{Answer, Call, Pool},
+    pool::{Answer, Call, MACHINE_STACK, Pool},
     preload::Preload,
     request::OwnedRequest,
     worker::Worker,
@@ -50,7 +51,8 @@ pub(crate) struct Shared {
 }
 
 impl Function {
-    /// Reads the function's files, opens the hypervisor, and begins to load its models. Makes no machine yet.
+    /// Reads the function's files, opens the hypervisor, and begins to load its models and to boot its template.
+    /// Keeps no machine yet.
     ///
     /// # Errors
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
@@ -82,6 +84,12 @@ impl Function {
             preload,
             log: log.clone(),
         });
+        let preparing = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(MACHINE_STACK)
+            .spawn(move || preparing.prepare())
+            .map_err(|source| WatchdogError::System { action: "start the thread that boots the template", source })?;
         Ok(Self { pool: Pool::new(Arc::clone(&shared)), shared })
     }
 
@@ -119,6 +127,17 @@ impl Function {
 }
 
 impl Shared {
+    /// Boots the template before the first request needs it, once the models that its initialisation may use are
+    /// loaded. What fails here is logged, and tried again by the first request.
+    fn prepare(&self) {
+        let deadline = self.limit.deadline(Instant::now());
+        if self.preload.wait(deadline).is_ok()
+            && let Err(crash) = self.new_machine(deadline)
+        {
+            self.crashed("", self.limit, crash);
+        }
+    }
+
     /// A pristine machine, to be used on this thread. The first one takes the time that the function needs to
     /// initialise; others wait for it and are made of its template.
     pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {

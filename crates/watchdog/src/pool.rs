@@ -36,7 +36,7 @@ use crate::{
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Stack of a machine's thread, in bytes: accelerator plugins run on it. Committed as it is used.
-const STACK: usize = 2 * 1024 * 1024;
+pub(crate) const MACHINE_STACK: usize = 2 * 1024 * 1024;
 
 /// What a machine gave.
 pub(crate) type Answer = Result<Response, InvokeError>;
@@ -127,7 +127,7 @@ impl Threads {
     fn start(self: &Arc<Self>, first: Call) -> Result<(), io::Error> {
         let threads = Arc::clone(self);
         let run = move || threads.run(first);
-        thread::Builder::new().name("machine".to_owned()).stack_size(STACK).spawn(run).map(drop)
+        thread::Builder::new().name("machine".to_owned()).stack_size(MACHINE_STACK).spawn(run).map(drop)
     }
 
     /// A machine's thread.
