@@ -57,7 +57,7 @@ fn place(choice: u8, cursor: &mut Cursor<'_>) -> u64 {
     PLACES.get(usize::from(choice)).copied().unwrap_or_else(|| u64::from(cursor.u32()))
 }
 
-/// Each round: bytes for the page behind [`DATA`], a place, a block for it, the call. Whatever they are, what the guest
+/// Each round: bytes for the page behind `DATA`, a place, a block for it, the call. Whatever they are, what the guest
 /// cannot write stays as it is, and a call either is answered or ends the machine.
 pub fn hypercall_arguments(data: &[u8]) {
     let mut sandbox = sandbox();
