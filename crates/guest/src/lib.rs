@@ -25,6 +25,7 @@ pub mod clock;
 pub mod entropy;
 mod entry;
 pub mod env;
+mod global;
 mod heap;
 mod hypercall;
 pub mod log;
@@ -34,6 +35,7 @@ mod request;
 mod response;
 
 pub use entry::serve;
+pub use global::Global;
 pub use request::Request;
 pub use response::Response;
 

@@ -8,18 +8,36 @@ extern crate alloc;
 use alloc::{format, string::String, vec::Vec};
 
 use kernlet_guest::{
-    Request, Response,
-    accel::{self, Classification, Resource},
+    Global, Request, Response,
+    accel::{self, AccelError, Classification, Resource},
     function, log,
 };
 use serde::Serialize;
 
-function!(classify);
+function!(classify, init);
 
 /// Classes in an answer, unless the request says otherwise.
 const TOP: usize = 5;
 /// Classes of the model.
 const CLASSES: usize = 1000;
+
+/// What the image brings along; found once, so that a request costs no calls for it.
+static RESOURCES: Global<Result<Resources, AccelError>> = Global::new();
+
+struct Resources {
+    model: Resource,
+    labels: Resource,
+}
+
+impl Resources {
+    fn find() -> Result<Self, AccelError> {
+        Ok(Self { model: Resource::find("model")?, labels: Resource::find("labels")? })
+    }
+}
+
+fn init() {
+    RESOURCES.get_or_init(Resources::find);
+}
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -62,7 +80,8 @@ fn classify(request: &Request) -> Response<'_> {
 }
 
 fn find(picture: &[u8], top: usize) -> Result<Vec<Classification>, accel::AccelError> {
-    accel::classify(picture, Resource::find("model")?, Some(Resource::find("labels")?), top)
+    let resources = RESOURCES.get_or_init(Resources::find).as_ref().map_err(Clone::clone)?;
+    accel::classify(picture, resources.model, Some(resources.labels), top)
 }
 
 fn line(found: &Classification) -> String {
