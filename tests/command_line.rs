@@ -133,7 +133,7 @@ fn images_are_built_listed_and_removed() {
         )
     );
 
-    succeeded(run(&["rmi", "echo:latest", "classify", "faults"]));
+    succeeded(run(&["rmi", "echo:latest", "classify", "faults", "sgemm", "tour"]));
     assert_eq!(stdout(&succeeded(run(&["images"]))), "IMAGE  DIGEST  SIZE\n");
     let said = failed(&run(&["rmi", "echo"]));
     assert!(said.contains("echo:latest"), "{said}");
