@@ -1,6 +1,7 @@
 //! `kernlet logs`: what a function and its watchdog wrote.
 //! Called by people and scripts. It never changes anything.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
@@ -61,6 +62,18 @@ fn time_before_now(age: Duration) -> anyhow::Result<String> {
     Ok(humantime::format_rfc3339_millis(time).to_string())
 }
 
+/// Control characters but tabs written out: a function's log is a stranger's text, and must not drive the terminal.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_control = |character: char| character.is_control() && character != '\t';
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |character: char| {
+        if is_control(character) { character.escape_default().to_string() } else { character.to_string() }
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 /// Prints and removes every line that is complete.
 fn print_whole_lines(pending: &mut Vec<u8>, as_json: bool) -> anyhow::Result<()> {
     while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
@@ -73,8 +86,23 @@ fn print_whole_lines(pending: &mut Vec<u8>, as_json: bool) -> anyhow::Result<()>
             output::write(&[line, b"\n"].concat())?;
         } else {
             let line: LogLine = serde_json::from_slice(line).context("the gateway sent a log line that is not JSON")?;
-            output::line(&format!("{} {}", output::Paint::for_stdout().dim(&line.timestamp), line.text.trim_end()))?;
+            output::line(&format!(
+                "{} {}",
+                output::Paint::for_stdout().dim(&line.timestamp),
+                printable(line.text.trim_end())
+            ))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_functions_log_does_not_drive_the_terminal() {
+        assert_eq!(printable("plain\ttext, ümläuts"), "plain\ttext, ümläuts");
+        assert_eq!(printable("\u{1b}]0;title\u{7}\r\u{9b}2J"), "\\u{1b}]0;title\\u{7}\\r\\u{9b}2J");
+    }
 }
