@@ -15,9 +15,10 @@ use kernlet_abi::{
 use kernlet_accel::Session;
 
 use crate::{
-    Cause, Level, LogSink, MachineConfig, Request, Response, Services, Unikernel, arch, exchange,
+    Cause, Level, LogSink, MachineConfig, Request, Response, Services, Unikernel, exchange,
     guest::write_image,
     hypercall::{self, CallContext, Flow, GuestView},
+    kvm,
     layout::Layout,
     memory::GuestMemory,
 };
@@ -177,7 +178,7 @@ impl Sandbox {
     /// When it is not so.
     pub fn assert_mapped_as_laid_out(&self) {
         let layout = &self.view.layout;
-        let supervisor = arch::supervisor_areas();
+        let supervisor = kvm::supervisor_areas();
         for page in (0..layout.memory).step_by(4096) {
             let mapping = self.walk(page);
             let span = Span { offset: page, len: PAGE_SIZE };

@@ -7,14 +7,15 @@
 //! | [`elf`] | reads a unikernel, refuses what cannot run |
 //! | `layout` | decides where things lie in one machine's memory, and who may touch them |
 //! | `memory` | guest memory: volatile access only |
-//! | `paging`, `arch` | page tables, descriptor tables, fault stubs, registers |
-//! | `machine` | the run loop, and the states of a machine |
+//! | `kvm` | the processor under KVM: page tables, descriptor tables, fault stubs, registers, dirty pages |
+//! | `processor` | why a guest stops, in no backend's terms |
+//! | `guest` | the run loop |
+//! | `machine`, `template` | the states of a machine |
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `deadline` | kicks a guest that runs too long |
 
-mod arch;
 mod borrow;
 mod crash;
 mod deadline;
@@ -29,12 +30,13 @@ mod hypervisor;
 #[cfg(test)]
 #[path = "../tests/common/image.rs"]
 mod image;
+mod kvm;
 mod layout;
 mod machine;
 mod memory;
 mod message;
-mod paging;
 mod probe;
+mod processor;
 mod template;
 
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};

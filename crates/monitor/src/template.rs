@@ -4,12 +4,12 @@
 use std::{sync::Arc, time::Instant};
 
 use crate::{
-    arch::CpuState,
     crash::{Cause, Crash},
     deadline::Timer,
     elf::Unikernel,
     guest::Guest,
     hypervisor::Hypervisor,
+    kvm::CpuState,
     layout::{Layout, MachineConfig},
     machine::Machine,
     memory::FrozenMemory,

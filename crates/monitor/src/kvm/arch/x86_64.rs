@@ -170,32 +170,6 @@ impl FaultFrame {
     }
 }
 
-/// Name of an exception.
-pub(crate) fn exception_name(vector: u8) -> &'static str {
-    match vector {
-        0 => "a division error",
-        1 => "a debug exception",
-        3 => "a breakpoint",
-        4 => "an overflow",
-        5 => "a bound range exception",
-        6 => "an invalid opcode",
-        7 => "a missing coprocessor",
-        8 => "a double fault",
-        10..=12 => "a segment fault",
-        13 => "a general protection fault (a privileged instruction, a forbidden port or a wild address)",
-        16 | 19 => "a floating-point exception",
-        17 => "an alignment check",
-        18 => "a machine check",
-        21 => "a control protection exception",
-        _ => "an exception",
-    }
-}
-
-/// Page-fault error code bits (SDM volume 3A, section 4.7).
-pub(crate) const PAGE_FAULT: u8 = 14;
-pub(crate) const PAGE_FAULT_WRITE: u64 = 1 << 1;
-pub(crate) const PAGE_FAULT_FETCH: u64 = 1 << 4;
-
 /// Puts a new vCPU at the guest's first instruction, at CPL 3 in long mode.
 pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<(), Cause> {
     vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;

@@ -1,0 +1,195 @@
+//! A guest's processor under KVM: one VM with one vCPU at CPL 3, and the log of the pages that it writes.
+//! Driven by `guest`, always from one thread; it knows exits and registers, and nothing of what a hypercall means.
+
+mod arch;
+mod dirty_ring;
+mod paging;
+
+use kernlet_abi::hypercall::HYPERCALL_PORT;
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MEM_LOG_DIRTY_PAGES, kvm_run, kvm_userspace_memory_region};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+
+pub(crate) use arch::CpuState;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use arch::supervisor_areas;
+
+use crate::{
+    crash::{Cause, kvm},
+    hypervisor::Hypervisor,
+    kvm::{
+        arch::{FAULT_PORT, FaultFrame},
+        dirty_ring::DirtyRing,
+        paging::{PageTables, Ring},
+    },
+    layout::{Layout, LayoutError},
+    memory::{FrozenMemory, GuestMemory},
+    processor::{Exit, Fault},
+};
+
+/// Dirty pages beyond which a rewind drops them all instead of copying them back: 8 MiB, so that a function
+/// that once touched much memory does not keep it.
+const DROP_ABOVE: usize = 2048;
+
+/// A VM with its vCPU. It refers to a guest's memory, which must outlive it.
+#[derive(Debug)]
+pub(crate) struct Processor {
+    vcpu: VcpuFd,
+    vm: VmFd,
+    ring: DirtyRing,
+}
+
+/// Whether the pages that a guest writes are tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tracking {
+    Off,
+    On,
+}
+
+/// Writes what a guest needs of its processor into a new machine's memory: page tables, descriptor tables, the
+/// hypercall page.
+pub(crate) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
+    let mut tables = PageTables::new(memory);
+    for area in arch::supervisor_areas() {
+        tables.map(&area, Ring::Supervisor)?;
+    }
+    for area in &layout.areas {
+        tables.map(area, Ring::User)?;
+    }
+    arch::write_tables(memory).map_err(|_| LayoutError::MemorySize { memory: layout.memory }.into())
+}
+
+impl Processor {
+    /// A processor before the guest's first instruction, which is at `entry`.
+    pub(crate) fn boot(hypervisor: &Hypervisor, memory: &GuestMemory, entry: u64) -> Result<Self, Cause> {
+        let processor = Self::new(hypervisor, memory, Tracking::Off)?;
+        arch::set_up_vcpu(&processor.vcpu, hypervisor.cpuid(), entry)?;
+        Ok(processor)
+    }
+
+    /// A processor in the state in which a template was frozen.
+    pub(crate) fn from_template(
+        hypervisor: &Hypervisor,
+        memory: &GuestMemory,
+        state: &CpuState,
+    ) -> Result<Self, Cause> {
+        let mut processor = Self::new(hypervisor, memory, Tracking::On)?;
+        state.set_up(&mut processor.vcpu, hypervisor.cpuid())?;
+        Ok(processor)
+    }
+
+    fn new(hypervisor: &Hypervisor, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
+        let vm = hypervisor.create_vm()?;
+        DirtyRing::enable(&vm)?;
+        let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
+        let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: memory.size(), source })?;
+        let processor = Self { vcpu, vm, ring };
+        processor.give_memory(memory, tracking)?;
+        Ok(processor)
+    }
+
+    /// Tells KVM of the guest's memory, or of a change in how it is tracked.
+    fn give_memory(&self, memory: &GuestMemory, tracking: Tracking) -> Result<(), Cause> {
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: if tracking == Tracking::On { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+            guest_phys_addr: 0,
+            memory_size: memory.size(),
+            userspace_addr: memory.host_address(),
+        };
+        // SAFETY: the region is the whole mapping of the memory, which lives until after the VM (field order of
+        // `Guest`); the host looks at it only through volatile copies or with the vCPU stopped (`borrow`).
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(kvm("give the machine its memory"))
+    }
+
+    /// Freezes the memory of a guest that waits for its first request, which goes on as a view of it.
+    pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
+        let frozen = memory.freeze().map_err(|source| Cause::Memory { size: memory.size(), source })?;
+        self.give_memory(memory, Tracking::On)?;
+        Ok((frozen, CpuState::capture(&mut self.vcpu)?))
+    }
+
+    /// Makes memory, save the request window, and registers equal to the template's.
+    pub(crate) fn rewind(
+        &mut self,
+        memory: &mut GuestMemory,
+        template: &FrozenMemory,
+        state: &CpuState,
+    ) -> Result<(), Cause> {
+        let size = memory.size();
+        self.collect_dirty(memory);
+        if memory.dirty().pages().len() > DROP_ABOVE {
+            memory.drop_written().map_err(|source| Cause::Memory { size, source })?;
+            dirty_ring::reset(&self.vm)?;
+        } else {
+            memory.restore(template).map_err(|_| LayoutError::MemorySize { memory: size })?;
+        }
+        state.restore(&mut self.vcpu)
+    }
+
+    /// Which of its registers differ from the template's, if any do.
+    pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
+        state.first_difference(&mut self.vcpu)
+    }
+
+    /// Runs the guest until it needs the monitor.
+    pub(crate) fn run(&mut self, memory: &mut GuestMemory) -> Result<Exit, Cause> {
+        match self.vcpu.run() {
+            Ok(VcpuExit::IoOut(HYPERCALL_PORT, data)) => match data.first_chunk::<4>() {
+                Some(block) if data.len() == 4 => Ok(Exit::Hypercall { block: u32::from_le_bytes(*block) }),
+                _ => Err(Cause::ForbiddenPort { port: HYPERCALL_PORT }),
+            },
+            Ok(VcpuExit::IoOut(FAULT_PORT, _)) => self.fault(memory),
+            Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => Err(Cause::ForbiddenPort { port }),
+            Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _)) => {
+                Err(Cause::OutsideMemory { address })
+            }
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => {
+                self.collect_dirty(memory);
+                dirty_ring::reset(&self.vm)?;
+                Ok(Exit::Again)
+            }
+            Ok(VcpuExit::Shutdown) => Err(Cause::Shutdown),
+            Ok(exit) => Ok(Exit::Unknown { detail: format!("{exit:?}") }),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.vcpu.set_kvm_immediate_exit(0);
+                Ok(Exit::Interrupted)
+            }
+            Err(error) => Err(kvm("run the processor")(error)),
+        }
+    }
+
+    /// The page whose `immediate_exit` ends a run.
+    pub(crate) fn run_page(&mut self) -> *mut kvm_run {
+        self.vcpu.get_kvm_run()
+    }
+
+    /// Where the guest is; zero where KVM does not say.
+    pub(crate) fn instruction_pointer(&self) -> u64 {
+        self.vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default()
+    }
+
+    fn collect_dirty(&mut self, memory: &mut GuestMemory) {
+        let dirty = memory.dirty();
+        self.ring.collect(|page| dirty.insert(page));
+    }
+
+    /// A fault stub reported an exception, which may be a hypercall that was refused.
+    fn fault(&self, memory: &GuestMemory) -> Result<Exit, Cause> {
+        let regs = self.vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        if !arch::is_in_fault_stub(&regs) {
+            return Err(Cause::ForbiddenPort { port: FAULT_PORT });
+        }
+        let frame = FaultFrame::read(memory).map_err(|_| Cause::Shutdown)?;
+        if frame.is_refused_hypercall() {
+            frame.resume_after_hypercall(&self.vcpu, regs)?;
+            #[allow(clippy::cast_possible_truncation, reason = "the call's argument is eax")]
+            return Ok(Exit::Hypercall { block: regs.rax as u32 });
+        }
+        let vector = u8::try_from(frame.vector).unwrap_or(u8::MAX);
+        let address = match vector {
+            Fault::PAGE_FAULT => self.vcpu.get_sregs().map_err(kvm("read the processor's state"))?.cr2,
+            _ => 0,
+        };
+        Ok(Exit::Fault(Fault { vector, error_code: frame.error_code, at: frame.rip, address }))
+    }
+}

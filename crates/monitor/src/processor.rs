@@ -1,0 +1,64 @@
+//! What a guest's processor tells the monitor when it stops. Given by the backends, understood by `guest`.
+
+/// Why a guest stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It makes the hypercall whose argument block is at this address.
+    Hypercall {
+        /// Guest-virtual address, unchecked.
+        block: u32,
+    },
+    /// Its instruction raised an exception.
+    Fault(Fault),
+    /// A signal came: the deadline's kick, or one that has nothing to do with it.
+    Interrupted,
+    /// The backend had something to do that is done.
+    Again,
+    /// Something that no guest should be able to bring about.
+    Unknown {
+        /// What the backend says of it.
+        detail: String,
+    },
+}
+
+/// A processor exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// 0 to 31.
+    pub(crate) vector: u8,
+    /// Zero where the exception has none.
+    pub(crate) error_code: u64,
+    /// Address of the instruction.
+    pub(crate) at: u64,
+    /// Of a page fault: the address that was touched.
+    pub(crate) address: u64,
+}
+
+impl Fault {
+    /// The vector of a page fault.
+    pub(crate) const PAGE_FAULT: u8 = 14;
+    // Error code bits of a page fault (Intel SDM volume 3A, section 4.7).
+    pub(crate) const WRITE: u64 = 1 << 1;
+    pub(crate) const FETCH: u64 = 1 << 4;
+
+    /// The exception's name, with its article.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.vector {
+            0 => "a division error",
+            1 => "a debug exception",
+            3 => "a breakpoint",
+            4 => "an overflow",
+            5 => "a bound range exception",
+            6 => "an invalid opcode",
+            7 => "a missing coprocessor",
+            8 => "a double fault",
+            10..=12 => "a segment fault",
+            13 => "a general protection fault (a privileged instruction, a forbidden port or a wild address)",
+            16 | 19 => "a floating-point exception",
+            17 => "an alignment check",
+            18 => "a machine check",
+            21 => "a control protection exception",
+            _ => "an exception",
+        }
+    }
+}
