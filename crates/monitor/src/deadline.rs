@@ -18,6 +18,13 @@ use kvm_bindings::kvm_run;
 /// How often deadlines are looked at; a guest may run this much longer than its limit.
 const TICK: Duration = Duration::from_millis(5);
 
+/// What ends a guest's run from outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kick {
+    /// `immediate_exit` in this `kvm_run` page, set by a signal to the thread that runs the guest.
+    Kvm(*mut kvm_run),
+}
+
 thread_local! {
     /// The `kvm_run` page of the machine that runs on this thread, for the signal handler.
     static RUNNING: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
@@ -44,11 +51,12 @@ impl Timer {
         Self { slot }
     }
 
-    /// Runs `body` on this thread with the machine's `run` page exposed to the kick, which comes once
-    /// `deadline` has passed.
-    pub(crate) fn guard<T>(&self, deadline: Instant, run: *mut kvm_run, body: impl FnOnce() -> T) -> T {
+    /// Runs `body` on this thread with the machine exposed to the kick, which comes once `deadline` has passed.
+    pub(crate) fn guard<T>(&self, deadline: Instant, kick: Kick, body: impl FnOnce() -> T) -> T {
         let supervisor = supervisor();
-        RUNNING.set(run);
+        match kick {
+            Kick::Kvm(run) => RUNNING.set(run),
+        }
         self.slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
         self.slot.deadline.store(supervisor.since_start(deadline).max(1), SeqCst);
         // Sequentially consistent with `watch`: either the supervisor sees the deadline or we see it asleep.
@@ -192,7 +200,7 @@ mod tests {
         let mut page = kvm_run::default();
         let run = &raw mut page;
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            timer.guard(Instant::now() + Duration::from_secs(3600), run, || panic!("a sink that fails"))
+            timer.guard(Instant::now() + Duration::from_secs(3600), Kick::Kvm(run), || panic!("a sink that fails"))
         }));
         assert!(panicked.is_err());
         assert!(RUNNING.get().is_null());
@@ -206,7 +214,7 @@ mod tests {
         let timer = Timer::new();
         let mut page = kvm_run::default();
         let run = &raw mut page;
-        timer.guard(Instant::now(), run, || {
+        timer.guard(Instant::now(), Kick::Kvm(run), || {
             // SAFETY: the page is alive.
             let kicked = unsafe { &raw const (*run).immediate_exit };
             // SAFETY: as above; only this thread, here or in the handler, touches it.

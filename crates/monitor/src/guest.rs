@@ -15,11 +15,11 @@ use crate::{
     elf::Unikernel,
     hypercall::{self, CallContext, Flow, GuestView},
     hypervisor::Hypervisor,
-    kvm::{self, CpuState, Processor},
+    kvm,
     layout::{Layout, LayoutError, MachineConfig},
     memory::{FrozenMemory, GuestMemory},
     message::{Services, Usage},
-    processor::{Exit, Fault},
+    processor::{CpuState, Exit, Fault, Processor},
     template::Template,
 };
 
@@ -49,7 +49,7 @@ impl Guest {
         let size = layout.memory;
         let memory = GuestMemory::new(size).map_err(|source| Cause::Memory { size, source })?;
         write_image(&memory, &layout, unikernel, config)?;
-        let processor = Processor::boot(hypervisor, &memory, unikernel.entry())?;
+        let processor = Processor::boot(hypervisor, &memory, &layout, unikernel.entry())?;
         let context = CallContext::new(services, deadline);
         Ok(Self::new(processor, GuestView { memory, layout }, unikernel, context))
     }
@@ -60,10 +60,9 @@ impl Guest {
         template: &Template,
         services: Services,
     ) -> Result<Self, Cause> {
-        let size = template.layout().memory;
-        let memory = GuestMemory::view(template.memory()).map_err(|source| Cause::Memory { size, source })?;
-        let processor = Processor::from_template(hypervisor, &memory, template.cpu())?;
-        let view = GuestView { memory, layout: template.layout().clone() };
+        let layout = template.layout().clone();
+        let (processor, memory) = Processor::from_template(hypervisor, &layout, template.memory(), template.cpu())?;
+        let view = GuestView { memory, layout };
         let context = CallContext::new(services, Instant::now());
         Ok(Self::new(processor, view, template.unikernel(), context))
     }
@@ -99,8 +98,8 @@ impl Guest {
 
     /// Runs on this thread until the guest waits for a request or its deadline is over.
     pub(crate) fn run_guarded(&mut self, timer: &Timer) -> Result<u64, Cause> {
-        let run = self.processor.run_page();
-        timer.guard(self.context.deadline, run, || self.run())
+        let kick = self.processor.kick();
+        timer.guard(self.context.deadline, kick, || self.run())
     }
 
     /// Begins an invocation.

@@ -8,7 +8,7 @@
 //! | `layout` | decides where things lie in one machine's memory, and who may touch them |
 //! | `memory` | guest memory: volatile access only |
 //! | `kvm` | the processor under KVM: page tables, descriptor tables, fault stubs, registers, dirty pages |
-//! | `processor` | why a guest stops, in no backend's terms |
+//! | `processor` | a guest's processor, of whichever backend, and why it stops |
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
 //! | `hypercall` | argument blocks in, answers out |

@@ -40,6 +40,11 @@ pub(crate) struct FrozenMemory {
 }
 
 impl FrozenMemory {
+    /// Size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.mapping.size
+    }
+
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.mapping.pointer(Span { offset, len: to.len() as u64 })?;
         let (len, pointer) = (to.len(), NonNull::from(to).cast());

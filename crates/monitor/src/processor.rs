@@ -1,4 +1,102 @@
-//! What a guest's processor tells the monitor when it stops. Given by the backends, understood by `guest`.
+//! A guest's processor, whichever backend it is of, and what it tells the monitor when it stops. Driven by `guest`.
+//! Nothing here knows how a backend does it.
+
+use crate::{
+    crash::Cause,
+    deadline::Kick,
+    hypervisor::Hypervisor,
+    kvm,
+    layout::Layout,
+    memory::{FrozenMemory, GuestMemory},
+};
+
+/// What carries out a guest's instructions. It refers to the guest's memory, which must outlive it.
+#[derive(Debug)]
+pub(crate) enum Processor {
+    /// A virtual machine under KVM.
+    Kvm(kvm::Processor),
+}
+
+/// The registers of a guest that waits for its first request, as a template keeps them.
+#[derive(Debug)]
+pub(crate) enum CpuState {
+    /// Of a virtual machine under KVM.
+    Kvm(kvm::CpuState),
+}
+
+impl Processor {
+    /// A processor before the guest's first instruction, which is at `entry`.
+    pub(crate) fn boot(
+        hypervisor: &Hypervisor,
+        memory: &GuestMemory,
+        _layout: &Layout,
+        entry: u64,
+    ) -> Result<Self, Cause> {
+        kvm::Processor::boot(hypervisor, memory, entry).map(Self::Kvm)
+    }
+
+    /// A processor, and its memory, in the state in which a template was frozen.
+    pub(crate) fn from_template(
+        hypervisor: &Hypervisor,
+        _layout: &Layout,
+        template: &FrozenMemory,
+        state: &CpuState,
+    ) -> Result<(Self, GuestMemory), Cause> {
+        match state {
+            CpuState::Kvm(state) => {
+                let (processor, memory) = kvm::Processor::from_template(hypervisor, template, state)?;
+                Ok((Self::Kvm(processor), memory))
+            }
+        }
+    }
+
+    /// Freezes the memory and registers of a guest that waits for its first request; it goes on as a copy of them.
+    pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
+        match self {
+            Self::Kvm(processor) => processor.freeze(memory).map(|(memory, state)| (memory, CpuState::Kvm(state))),
+        }
+    }
+
+    /// Makes memory, save the request window, and registers equal to the template's.
+    pub(crate) fn rewind(
+        &mut self,
+        memory: &mut GuestMemory,
+        template: &FrozenMemory,
+        state: &CpuState,
+    ) -> Result<(), Cause> {
+        match (self, state) {
+            (Self::Kvm(processor), CpuState::Kvm(state)) => processor.rewind(memory, template, state),
+        }
+    }
+
+    /// Which of its registers differ from the template's, if any do.
+    pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
+        match (self, state) {
+            (Self::Kvm(processor), CpuState::Kvm(state)) => processor.first_difference(state),
+        }
+    }
+
+    /// Runs the guest until it needs the monitor.
+    pub(crate) fn run(&mut self, memory: &mut GuestMemory) -> Result<Exit, Cause> {
+        match self {
+            Self::Kvm(processor) => processor.run(memory),
+        }
+    }
+
+    /// What ends a run from outside.
+    pub(crate) fn kick(&mut self) -> Kick {
+        match self {
+            Self::Kvm(processor) => Kick::Kvm(processor.run_page()),
+        }
+    }
+
+    /// Where the guest is; zero where the backend does not say.
+    pub(crate) fn instruction_pointer(&self) -> u64 {
+        match self {
+            Self::Kvm(processor) => processor.instruction_pointer(),
+        }
+    }
+}
 
 /// Why a guest stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use crate::{
     elf::Unikernel,
     guest::Guest,
     hypervisor::Hypervisor,
-    kvm::CpuState,
     layout::{Layout, MachineConfig},
     machine::Machine,
     memory::FrozenMemory,
     message::{Services, Usage},
+    processor::CpuState,
 };
 
 /// The clean state of a function's machines. Cheap to clone.

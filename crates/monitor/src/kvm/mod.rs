@@ -66,15 +66,17 @@ impl Processor {
         Ok(processor)
     }
 
-    /// A processor in the state in which a template was frozen.
+    /// A processor in the state in which a template was frozen, with a view of its memory.
     pub(crate) fn from_template(
         hypervisor: &Hypervisor,
-        memory: &GuestMemory,
+        template: &FrozenMemory,
         state: &CpuState,
-    ) -> Result<Self, Cause> {
-        let mut processor = Self::new(hypervisor, memory, Tracking::On)?;
+    ) -> Result<(Self, GuestMemory), Cause> {
+        let memory = GuestMemory::view(template);
+        let memory = memory.map_err(|source| Cause::Memory { size: template.size(), source })?;
+        let mut processor = Self::new(hypervisor, &memory, Tracking::On)?;
         state.set_up(&mut processor.vcpu, hypervisor.cpuid())?;
-        Ok(processor)
+        Ok((processor, memory))
     }
 
     fn new(hypervisor: &Hypervisor, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
