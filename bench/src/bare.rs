@@ -1,26 +1,28 @@
-//! Bare KVM, as lean as it can be: one page of code at CPL 3 that writes to a port for ever. The floor that
+//! Bare KVM, as lean as it can be: a few instructions at CPL 3 that write to a port for ever. The floor that
 //! machines are measured against. Never used by Kernlet itself.
 //!
 //! ```text
 //! 0x0000  PML4    0x1000  page directory pointers    0x2000  page directory: one page of 2 MiB
 //! 0x3000  code    0x4000  TSS with the I/O bitmap, then the GDT at 0x4800
+//! 0x5000  64 pages, to some of which the guest may be told to write before each `out`
 //! ```
 
 use std::ptr;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 
-const SIZE: usize = 0x5000;
+const SIZE: usize = PAGES + 64 * 0x1000;
 const PML4: usize = 0x0000;
 const POINTERS: usize = 0x1000;
 const DIRECTORY: usize = 0x2000;
 const CODE: usize = 0x3000;
 const TSS: usize = 0x4000;
 const GDT: usize = 0x4800;
+const PAGES: usize = 0x5000;
 
 const PORT: u8 = 0x4c;
 
@@ -62,6 +64,12 @@ pub(crate) struct BareMachine<'k> {
 
 impl BareKvm {
     pub(crate) fn open() -> anyhow::Result<Self> {
+        Self::writing(0)
+    }
+
+    /// Whose guest writes to so many pages, at most 64, before it leaves.
+    pub(crate) fn writing(pages: u8) -> anyhow::Result<Self> {
+        ensure!(pages <= 64, "a bare guest has 64 pages");
         let kvm = Kvm::new().context("/dev/kvm cannot be opened; `kernlet doctor` says what to do")?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM does not say what it supports")?;
         let synced = kvm.check_extension_int(Cap::SyncRegs);
@@ -71,7 +79,7 @@ impl BareKvm {
             let vcpu = vm.create_vcpu(0)?;
             user_mode(vcpu.get_sregs()?)
         };
-        Ok(Self { kvm, cpuid, sregs, memory: program(), syncs_registers })
+        Ok(Self { kvm, cpuid, sregs, memory: program(pages), syncs_registers })
     }
 
     /// A new machine, up to and with its first exit.
@@ -124,7 +132,7 @@ impl BareMachine<'_> {
 }
 
 /// The guest's memory, filled.
-fn program() -> Box<Memory> {
+fn program(pages: u8) -> Box<Memory> {
     let mut bytes = [0; SIZE];
     let mut store = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     store(PML4, POINTERS as u64 | TABLE);
@@ -136,8 +144,15 @@ fn program() -> Box<Memory> {
     store(GDT + 24, 0x0000_8900_0000_0000 | u64::from(TSS_LIMIT) | (TSS as u64) << 16);
     bytes[TSS + 102..TSS + 104].copy_from_slice(&[IO_BITMAP, 0]);
     bytes[TSS + usize::from(TSS_LIMIT)] = 0xff;
-    // again: out PORT, eax; jmp again
-    bytes[CODE..CODE + 4].copy_from_slice(&[0xe7, PORT, 0xeb, 0xfc]);
+    let mut code = Vec::new();
+    if pages > 0 {
+        // mov edi, PAGES; mov ecx, pages; write: mov [rdi], rcx; add edi, 4096; loop write
+        code.extend([0xbf, 0x00, 0x50, 0x00, 0x00, 0xb9, pages, 0, 0, 0]);
+        code.extend([0x48, 0x89, 0x0f, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, 0xe2, 0xf5]);
+    }
+    // out PORT, eax; jmp to the start
+    code.extend([0xe7, PORT, 0xeb, if pages > 0 { 0xe7 } else { 0xfc }]);
+    bytes[CODE..CODE + code.len()].copy_from_slice(&code);
     Box::new(Memory(bytes))
 }
 

@@ -9,9 +9,12 @@
 //! | `machine` | what it was measured on |
 //! | `workshop` | images and programs that are measured |
 //! | `bare`, `native` | the other sides: bare KVM, a plugin without a platform |
+//! | `allocations` | how often this program takes memory |
 //! | `platform`, `http` | the platform as a process, and a client of it |
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "an allocator is unsafe to write")]
+mod allocations;
 #[allow(unsafe_code, reason = "gives a machine its memory")]
 mod bare;
 mod http;
@@ -75,6 +78,7 @@ impl ValueEnum for Choice {
         const ALL: &[Choice] = &[
             Choice::One(Suite::Floor),
             Choice::One(Suite::Invoke),
+            Choice::One(Suite::Rewind),
             Choice::One(Suite::Classify),
             Choice::One(Suite::Cold),
             Choice::One(Suite::Size),

@@ -63,6 +63,7 @@ pub(crate) struct Workshop {
     home: TempDir,
     echo: OnceCell<Image>,
     classify: OnceCell<Image>,
+    pages: OnceCell<Image>,
     program: OnceCell<PathBuf>,
 }
 
@@ -74,6 +75,7 @@ impl Workshop {
             home,
             echo: OnceCell::new(),
             classify: OnceCell::new(),
+            pages: OnceCell::new(),
             program: program.map_or_else(OnceCell::new, OnceCell::from),
         })
     }
@@ -91,6 +93,11 @@ impl Workshop {
     /// `functions/classify`: a picture in, its labels out.
     pub(crate) fn classify(&self) -> anyhow::Result<&Image> {
         get_or_make(&self.classify, || self.image("classify"))
+    }
+
+    /// `functions/pages`: writes to as many pages as it is told.
+    pub(crate) fn pages(&self) -> anyhow::Result<&Image> {
+        get_or_make(&self.pages, || self.image("pages"))
     }
 
     /// The `kernlet` program, as people get it.

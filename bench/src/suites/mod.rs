@@ -5,6 +5,7 @@ mod classify;
 mod cold;
 mod floor;
 mod invoke;
+mod rewind;
 mod size;
 
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub(crate) enum Suite {
     Floor,
     /// One invocation of `echo`, over the floor
     Invoke,
+    /// A clean machine for every request: a rewind and a run, by the number of pages that requests write
+    Rewind,
     /// A picture classified through the whole platform, over the same plugin called natively
     Classify,
     /// The first request after a deployment
@@ -38,6 +41,7 @@ impl Suite {
         match self {
             Self::Floor => &["floor.create_us", "floor.one_exit_us"],
             Self::Invoke => &["invoke.echo_vs_floor"],
+            Self::Rewind => &["rewind.vs_floor", "rewind.exits"],
             Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
             Self::Cold => &["cold.first_request_ms"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
@@ -49,6 +53,7 @@ impl Suite {
         match self {
             Self::Floor => floor::run(),
             Self::Invoke => invoke::run(workshop),
+            Self::Rewind => rewind::run(workshop),
             Self::Classify => classify::run(workshop),
             Self::Cold => cold::run(workshop),
             Self::Size => size::run(workshop),

@@ -22,7 +22,10 @@ pub const BOOT_SIZE: u64 = 4 * PAGE_SIZE;
 /// The hypercall page; its first byte is the entry point of every hypercall.
 pub const HYPERCALL_PAGE: u64 = BOOT_BASE + BOOT_SIZE;
 
-/// Lowest address of the stack; the pages between the hypercall page and here are unmapped.
+/// Where the monitor keeps the vector registers of the function's template; read-only to the guest.
+pub const VECTORS_PAGE: u64 = HYPERCALL_PAGE + PAGE_SIZE;
+
+/// Lowest address of the stack; the pages between the vector registers and here are unmapped.
 pub const STACK_BASE: u64 = 0x11_0000;
 
 /// First address above the stack, where the stack pointer starts.
@@ -45,7 +48,7 @@ pub const PAGE_TABLE_PAGES: u64 = (PAGE_TABLE_END - PAGE_TABLE_BASE) / PAGE_SIZE
 
 const _: () = {
     assert!(HYPERCALL_PAGE == 0x10_4000);
-    assert!(HYPERCALL_PAGE + PAGE_SIZE < STACK_BASE, "the stack has a guard page");
+    assert!(VECTORS_PAGE + PAGE_SIZE < STACK_BASE, "the stack has a guard page");
     assert!(STACK_TOP.is_multiple_of(PAGE_SIZE) && STACK_BASE.is_multiple_of(PAGE_SIZE));
     assert!(PAGE_TABLE_PAGES == 240);
     assert!(MEMORY_MAX <= u32::MAX as u64 + 1);

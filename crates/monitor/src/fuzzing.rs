@@ -10,7 +10,7 @@ use std::{
 
 use kernlet_abi::{
     Span,
-    map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, PAGE_TABLE_END, STACK_BASE},
+    map::{BOOT_BASE, PAGE_SIZE, PAGE_TABLE_BASE, PAGE_TABLE_END, STACK_BASE, VECTORS_PAGE},
 };
 use kernlet_accel::Session;
 
@@ -191,7 +191,7 @@ impl Sandbox {
                 assert_eq!(mapping.physical, page, "memory is mapped one to one");
                 assert!(!(mapping.write && mapping.execute), "{page:#x} is writable and executable");
             }
-            let outside = page < BOOT_BASE || (HYPERCALL_PAGE + PAGE_SIZE..STACK_BASE).contains(&page);
+            let outside = page < BOOT_BASE || (VECTORS_PAGE + PAGE_SIZE..STACK_BASE).contains(&page);
             assert!(!(outside && user), "the guest has page {page:#x}: {mapping:?}");
         }
         for beyond in [layout.memory, layout.memory + (1 << 30), 1 << 32, 1 << 39, 1 << 47, u64::MAX - 4095] {

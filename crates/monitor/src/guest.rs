@@ -88,12 +88,10 @@ impl Guest {
 
     /// What of the guest differs from its template, if anything does.
     pub(crate) fn first_difference(&mut self, template: &Template) -> Result<Option<String>, Cause> {
+        let registers = self.processor.first_difference(&mut self.view.memory, template.cpu())?;
         let memory = self.view.memory.first_difference(template.memory());
         let memory = memory.map_err(|_| LayoutError::MemorySize { memory: self.view.layout.memory })?;
-        if let Some(address) = memory {
-            return Ok(Some(format!("memory at {address:#x}")));
-        }
-        Ok(self.processor.first_difference(template.cpu())?.map(str::to_owned))
+        Ok(memory.map(|address| format!("memory at {address:#x}")).or_else(|| registers.map(str::to_owned)))
     }
 
     /// Runs on this thread until the guest waits for a request or its deadline is over.

@@ -7,7 +7,7 @@ use kernlet_abi::{
     Span,
     map::{
         BOOT_BASE, BOOT_SIZE, HYPERCALL_PAGE, IMAGE_BASE, MEMORY_MAX, MEMORY_MIN, PAGE_SIZE, REQUEST_HEAD_ROOM,
-        STACK_BASE, STACK_TOP, SUPERVISOR_BASE,
+        STACK_BASE, STACK_TOP, SUPERVISOR_BASE, VECTORS_PAGE,
     },
 };
 
@@ -16,7 +16,7 @@ use crate::elf::Unikernel;
 /// Smallest heap that a machine is given, in bytes.
 const HEAP_MIN: u64 = 64 * 1024;
 
-const HYPERCALL_END: u64 = HYPERCALL_PAGE + PAGE_SIZE;
+const VECTORS_END: u64 = VECTORS_PAGE + PAGE_SIZE;
 
 /// How a machine is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +117,8 @@ impl Layout {
         let area = |pages, permission| Area { pages, permission };
         let mut areas = vec![
             area(BOOT_BASE..BOOT_BASE + BOOT_SIZE, READ),
-            area(HYPERCALL_PAGE..HYPERCALL_PAGE + PAGE_SIZE, EXECUTE),
+            area(HYPERCALL_PAGE..VECTORS_PAGE, EXECUTE),
+            area(VECTORS_PAGE..VECTORS_END, READ),
             area(STACK_BASE..STACK_TOP, WRITE),
         ];
         areas.extend(
@@ -157,8 +158,9 @@ impl Layout {
             0..SUPERVISOR_BASE => "the null page",
             SUPERVISOR_BASE..BOOT_BASE => "the monitor's memory",
             BOOT_BASE..HYPERCALL_PAGE => "the read-only boot page",
-            HYPERCALL_PAGE..HYPERCALL_END => "the read-only hypercall page",
-            HYPERCALL_END..STACK_BASE => "the stack's guard (the stack overflowed)",
+            HYPERCALL_PAGE..VECTORS_PAGE => "the read-only hypercall page",
+            VECTORS_PAGE..VECTORS_END => "the read-only vector registers of the template",
+            VECTORS_END..STACK_BASE => "the stack's guard (the stack overflowed)",
             STACK_BASE..STACK_TOP => "the stack, which is not executable",
             IMAGE_BASE.. if address >= self.memory => "outside the machine's memory",
             IMAGE_BASE.. if address >= self.window.offset => "the read-only request window",
@@ -288,7 +290,7 @@ mod tests {
     fn null_and_the_stacks_guard_are_not_mapped_and_the_monitors_pages_are_not_the_guests() {
         let unikernel = Unikernel::parse(&Elf::with_code(&[0xc3], b"").build()).expect("a unikernel");
         let sandbox = sandbox(&unikernel, 4 * MIB, MIB).expect("a machine");
-        for unmapped in [0, 0xfff, HYPERCALL_END, STACK_BASE - 1, PAGE_TABLE_BASE, BOOT_BASE - 1, 4 * MIB] {
+        for unmapped in [0, 0xfff, VECTORS_END, STACK_BASE - 1, PAGE_TABLE_BASE, BOOT_BASE - 1, 4 * MIB] {
             assert_eq!(sandbox.walk(unmapped), None, "{unmapped:#x}");
         }
         for supervisor in [SUPERVISOR_BASE, 0x2000, 0x3000, 0x4000, 0x5000] {

@@ -84,6 +84,13 @@ impl Machine {
         }
     }
 
+    /// How many pages a rewind of this machine restores: those that requests wrote since it was made, or since they were
+    /// too many and dropped.
+    #[must_use]
+    pub fn pages_restored(&mut self) -> usize {
+        self.guest.view.memory.dirty().pages().len()
+    }
+
     fn try_invoke(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response, Cause> {
         let guest = &mut self.guest;
         guest.begin(request.call_id, deadline);

@@ -17,7 +17,9 @@ use kernlet_abi::{
     hypercall::{
         CallHead, Clock, Entropy, Exit, FindResource, LOG_MESSAGE_MAX, Log, NextRequest, exit_reason, number, status,
     },
-    map::{BOOT_BASE, BOOT_SIZE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, STACK_BASE, SUPERVISOR_BASE},
+    map::{
+        BOOT_BASE, BOOT_SIZE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, STACK_BASE, SUPERVISOR_BASE, VECTORS_PAGE,
+    },
     message::{RESPONSE_HEADERS_MAX, ResponseHead},
 };
 use kernlet_monitor::{Cause, Crash, Response};
@@ -38,8 +40,8 @@ const UNREADABLE: &[(u64, u64)] = &[
     (0x5fff, 1),
     (PAGE_TABLE_BASE, PAGE_SIZE),
     (BOOT_BASE - 1, 2),
-    (HYPERCALL_PAGE + PAGE_SIZE - 1, 2),
-    (HYPERCALL_PAGE + PAGE_SIZE, 1),
+    (VECTORS_PAGE + PAGE_SIZE - 1, 2),
+    (VECTORS_PAGE + PAGE_SIZE, 1),
     (STACK_BASE - 1, 1),
     (STACK_BASE - 1, 2),
     (BOOT_BASE, DATA - BOOT_BASE),
@@ -68,7 +70,9 @@ const READ_ONLY: &[(u64, u64)] = &[
     (BOOT_BASE, 8),
     (BOOT_BASE, BOOT_SIZE + PAGE_SIZE),
     (HYPERCALL_PAGE, 8),
-    (HYPERCALL_PAGE + PAGE_SIZE - 1, 1),
+    (HYPERCALL_PAGE + PAGE_SIZE - 1, 2),
+    (VECTORS_PAGE, 8),
+    (VECTORS_PAGE + PAGE_SIZE - 1, 1),
     (CODE, 8),
     (CODE - 1, 2),
     (CONSTANTS + PAGE_SIZE - 8, 8),
@@ -173,7 +177,7 @@ fn argument(data: Span, access: u32) -> AccelArg {
 #[test]
 fn the_argument_block_itself_must_be_writable() {
     let Some(caller) = Caller::new() else { return };
-    let blocks = [0, 0xfff, SUPERVISOR_BASE, PAGE_TABLE_BASE, BOOT_BASE, HYPERCALL_PAGE, HYPERCALL_PAGE + PAGE_SIZE];
+    let blocks = [0, 0xfff, SUPERVISOR_BASE, PAGE_TABLE_BASE, BOOT_BASE, HYPERCALL_PAGE, VECTORS_PAGE, STACK_BASE - 8];
     let more = [CODE, CONSTANTS, WINDOW, WINDOW - 4, MEMORY - 4, MEMORY - 8, MEMORY, 0xffff_fffc, 0xffff_ffff];
     for block in blocks.into_iter().chain(more) {
         let code = assemble(|a| hypercall(a, block));

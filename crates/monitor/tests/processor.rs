@@ -14,7 +14,7 @@ use iced_x86::code_asm::*;
 use image::{CODE, CONSTANTS, DATA, Elf};
 use kernlet_abi::{
     hypercall::{HYPERCALL_PORT, number},
-    map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_TABLE_BASE, STACK_BASE, STACK_TOP},
+    map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_TABLE_BASE, STACK_BASE, STACK_TOP, VECTORS_PAGE},
 };
 use kernlet_monitor::{Cause, Crash, FaultAccess};
 
@@ -508,7 +508,9 @@ fn memory_that_is_not_the_guests_is_named_with_the_access() {
         (FaultAccess::Write, BOOT_BASE, "read-only boot page", access!(write BOOT_BASE)),
         (FaultAccess::Execute, BOOT_BASE, "boot page", access!(execute BOOT_BASE)),
         (FaultAccess::Write, HYPERCALL_PAGE, "read-only hypercall", access!(write HYPERCALL_PAGE)),
-        (FaultAccess::Read, HYPERCALL_PAGE + 0x1000, "guard", access!(read HYPERCALL_PAGE + 0x1000)),
+        (FaultAccess::Write, VECTORS_PAGE, "read-only vector registers", access!(write VECTORS_PAGE)),
+        (FaultAccess::Execute, VECTORS_PAGE, "vector registers", access!(execute VECTORS_PAGE)),
+        (FaultAccess::Read, VECTORS_PAGE + 0x1000, "guard", access!(read VECTORS_PAGE + 0x1000)),
         (FaultAccess::Write, STACK_BASE - 1, "guard", access!(write STACK_BASE - 1)),
         (FaultAccess::Execute, STACK_BASE, "not executable", access!(execute STACK_BASE)),
         (FaultAccess::Write, CODE, "code, which is read-only", access!(write CODE)),

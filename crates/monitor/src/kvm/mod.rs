@@ -105,9 +105,10 @@ impl Processor {
 
     /// Freezes the memory of a guest that waits for its first request, which goes on as a view of it.
     pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
+        let state = CpuState::freeze(&mut self.vcpu, memory)?;
         let frozen = memory.freeze().map_err(|source| Cause::Memory { size: memory.size(), source })?;
         self.give_memory(memory, Tracking::On)?;
-        Ok((frozen, CpuState::capture(&mut self.vcpu)?))
+        Ok((frozen, state))
     }
 
     /// Makes memory, save the request window, and registers equal to the template's.
@@ -128,9 +129,29 @@ impl Processor {
         state.restore(&mut self.vcpu)
     }
 
-    /// Which of its registers differ from the template's, if any do.
-    pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
-        state.first_difference(&mut self.vcpu)
+    /// Which of its registers differ from the template's, if any do. Where the guest loads its vector registers when
+    /// it is resumed, it does so here as it would for a request, and no further.
+    pub(crate) fn first_difference(
+        &mut self,
+        memory: &mut GuestMemory,
+        state: &CpuState,
+    ) -> Result<Option<&'static str>, Cause> {
+        if let Some(difference) = state.first_difference(&mut self.vcpu)? {
+            return Ok(Some(difference));
+        }
+        let loads = state.resume_to_out(&mut self.vcpu);
+        while loads {
+            match self.run(memory)? {
+                Exit::Hypercall { .. } => break,
+                Exit::Interrupted | Exit::Again => {}
+                Exit::Fault(_) | Exit::Unknown { .. } => return Ok(Some("a vector register that cannot be loaded")),
+            }
+        }
+        let differ = state.vectors_differ(&self.vcpu)?;
+        if loads {
+            state.restore_general(&mut self.vcpu);
+        }
+        Ok(differ.then_some("a vector register"))
     }
 
     /// Runs the guest until it needs the monitor.

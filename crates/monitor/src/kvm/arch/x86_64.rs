@@ -10,9 +10,11 @@
 //! 0x5000  fault stack         supervisor, read + write
 //! ```
 
+use std::arch::x86_64::__cpuid;
+
 use kernlet_abi::{
     hypercall::HYPERCALL_PORT,
-    map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, STACK_TOP, SUPERVISOR_BASE},
+    map::{BOOT_BASE, HYPERCALL_PAGE, PAGE_SIZE, PAGE_TABLE_BASE, STACK_TOP, SUPERVISOR_BASE, VECTORS_PAGE},
 };
 use kvm_bindings::{CpuId, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::{SyncReg, VcpuFd};
@@ -20,7 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     crash::{Cause, CodeAddress, kvm},
-    layout::{Area, Permission},
+    layout::{Area, LayoutError, Permission},
     memory::{GuestMemory, OutOfBounds},
 };
 
@@ -59,6 +61,9 @@ const IO_BITMAP: u64 = 104;
 const IO_BITMAP_LEN: u64 = 32;
 /// Highest byte of the TSS: the bitmap and the byte of ones that must follow it.
 const TSS_LIMIT: u64 = IO_BITMAP + IO_BITMAP_LEN;
+
+/// XSAVE and its kin are enabled.
+const CR4_OSXSAVE: u64 = 1 << 18;
 
 /// Supervisor areas, for the page tables.
 pub(crate) fn supervisor_areas() -> [Area; 5] {
@@ -106,7 +111,9 @@ pub(crate) fn write_tables(memory: &GuestMemory) -> Result<(), OutOfBounds> {
     }
     memory.write(TSS + IO_BITMAP, &bitmap)?;
 
-    memory.write(HYPERCALL_PAGE, &HYPERCALL_CODE)
+    memory.write(HYPERCALL_PAGE, &HYPERCALL_CODE)?;
+    memory.write(RESUME, &RESUME_CODE)?;
+    memory.store(RESUME_TO_OUT, &HYPERCALL_OUT)
 }
 
 /// `mov eax, edi; out HYPERCALL_PORT, eax; ret`.
@@ -117,6 +124,26 @@ const _: () = assert!(HYPERCALL_PORT < 0x100);
 /// Address of the `out` in [`HYPERCALL_CODE`], and its length.
 const HYPERCALL_OUT: u64 = HYPERCALL_PAGE + 2;
 const HYPERCALL_OUT_LEN: u64 = 2;
+
+/// Where a clean machine goes on. It stands in a hypercall, as a called function, so this is that function's end: it
+/// loads the vector registers of the template and returns.
+const RESUME: u64 = HYPERCALL_PAGE + 64;
+
+/// `mov eax, -1; mov edx, -1; xrstor64 [VECTORS_PAGE]; ret`: every state component that is enabled is loaded, or made
+/// initial where the template has it so (Intel SDM volume 1, section 13.8).
+#[rustfmt::skip]
+const RESUME_CODE: [u8; 20] = {
+    const AREA: [u8; 8] = VECTORS_PAGE.to_le_bytes();
+    [
+        0xb8, 0xff, 0xff, 0xff, 0xff,
+        0xba, 0xff, 0xff, 0xff, 0xff,
+        0x48, 0x0f, 0xae, 0x2c, 0x25, AREA[0], AREA[1], AREA[2], AREA[3],
+        0xc3,
+    ]
+};
+
+/// A word of the hypercall page with the address of its `out`: to one who takes it for the stack, a return address.
+const RESUME_TO_OUT: u64 = HYPERCALL_PAGE + 128;
 
 /// Pushes a zero where the processor pushes no error code, then the vector, and tells the monitor.
 #[allow(clippy::cast_possible_truncation, reason = "the port fits a byte, by its type's use here")]
@@ -187,7 +214,7 @@ pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<()
     sregs.ldt = kvm_segment::default();
     user_segments(&mut sregs);
     if supported_xcr0(cpuid).is_some() {
-        sregs.cr4 |= 1 << 18;
+        sregs.cr4 |= CR4_OSXSAVE;
     }
     vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
     set_xcr0(vcpu, cpuid)?;
@@ -244,6 +271,11 @@ pub(crate) fn is_in_fault_stub(regs: &kvm_regs) -> bool {
 }
 
 /// What a vCPU at CPL 3 can change about itself.
+///
+/// A template's state stands at [`RESUME`] where the guest's processor can load its vector registers itself: that
+/// costs nothing to speak of, while KVM's call takes as long as copying fifty pages. Nothing that a guest chose runs
+/// before it, and what it loads lies in memory that no guest can write. Elsewhere it stands behind the hypercall's
+/// `out`, and KVM sets them.
 #[derive(Debug)]
 pub(crate) struct CpuState {
     regs: kvm_regs,
@@ -278,7 +310,7 @@ fn read_msrs(vcpu: &VcpuFd) -> Result<Msrs, Cause> {
 }
 
 impl CpuState {
-    /// What of a vCPU, between two runs, differs from this state.
+    /// What of a vCPU, between two runs, differs from this state, other than vector registers.
     pub(crate) fn first_difference(&self, vcpu: &mut VcpuFd) -> Result<Option<&'static str>, Cause> {
         let now = Self::capture(vcpu)?;
         // The task register's busy bit, which the processor sets, is not the guest's.
@@ -286,7 +318,6 @@ impl CpuState {
         Ok([
             ("a general register", self.regs == now.regs),
             ("a system register", sregs(self) == sregs(&now)),
-            ("a vector register", self.vectors() == now.vectors()),
             ("a debug register", self.debug == now.debug),
             ("an extended control register", self.xcrs == now.xcrs),
             ("a model-specific register", self.msrs.as_slice() == now.msrs.as_slice()),
@@ -295,8 +326,44 @@ impl CpuState {
         .find_map(|(what, equal)| (!equal).then_some(what)))
     }
 
+    /// Whether a vCPU's vector registers, as they are now, differ from this state's.
+    pub(crate) fn vectors_differ(&self, vcpu: &VcpuFd) -> Result<bool, Cause> {
+        let now = vcpu.get_xsave().map_err(kvm("read the vector registers"))?;
+        Ok(contents(&self.xsave) != contents(&now))
+    }
+
+    /// Lets a vCPU in this state load its vector registers and then leave by a hypercall, where they can be read; or
+    /// says that KVM has set them. [`Self::restore_general`] puts it back.
+    pub(crate) fn resume_to_out(&self, vcpu: &mut VcpuFd) -> bool {
+        if !self.resumes_by_loading() {
+            return false;
+        }
+        vcpu.sync_regs_mut().regs = kvm_regs { rsp: RESUME_TO_OUT, ..self.regs };
+        vcpu.set_sync_dirty_reg(SyncReg::Register);
+        true
+    }
+
+    /// The state of a template whose guest has just left by a hypercall and waits. The vector registers go into its
+    /// memory if the guest is to load them.
+    pub(crate) fn freeze(vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<Self, Cause> {
+        let mut state = Self::capture(vcpu)?;
+        if state.sregs.cr4 & CR4_OSXSAVE != 0 && can_be_loaded(&state.xsave) && loading_leaves_nothing() {
+            let written = memory.write(VECTORS_PAGE, area_to_load(&state.xsave).as_bytes());
+            written.map_err(|_| LayoutError::MemorySize { memory: memory.size() })?;
+            // Both may be changed by a function that is called.
+            (state.regs.rax, state.regs.rdx) = (0, 0);
+            state.regs.rip = RESUME;
+            state.restore_general(vcpu);
+        }
+        Ok(state)
+    }
+
+    fn resumes_by_loading(&self) -> bool {
+        self.regs.rip == RESUME
+    }
+
     /// The state of a guest that has just left by a hypercall.
-    pub(crate) fn capture(vcpu: &mut VcpuFd) -> Result<Self, Cause> {
+    fn capture(vcpu: &mut VcpuFd) -> Result<Self, Cause> {
         finish_exit(vcpu)?;
         let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
@@ -306,15 +373,6 @@ impl CpuState {
         let msrs = read_msrs(vcpu)?;
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
         Ok(Self { regs, sregs, xsave, debug, xcrs, msrs })
-    }
-
-    /// The vector registers' contents. Which of them are in use (XSTATE_BV, SDM volume 1, section 13.4.2) is left
-    /// out: the processor may say of one that holds its initial value that it is or is not, and KVM shows its value
-    /// in either case.
-    fn vectors(&self) -> [u32; 1024] {
-        let mut region = self.xsave.region;
-        region[512 / 4..520 / 4].fill(0);
-        region
     }
 
     /// Puts a new vCPU into this state.
@@ -343,16 +401,56 @@ impl CpuState {
     }
 
     /// By the next KVM_RUN, without a call of its own.
-    fn restore_general(&self, vcpu: &mut VcpuFd) {
+    pub(crate) fn restore_general(&self, vcpu: &mut VcpuFd) {
         vcpu.sync_regs_mut().regs = self.regs;
         vcpu.set_sync_dirty_reg(SyncReg::Register);
     }
 
+    /// Nothing to do where the guest loads them when it is resumed.
     fn restore_vectors(&self, vcpu: &VcpuFd) -> Result<(), Cause> {
+        if self.resumes_by_loading() {
+            return Ok(());
+        }
         // SAFETY: KVM reads 4096 bytes, the size of `kvm_xsave`, unless a larger state was enabled by
         // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
     }
+}
+
+// Of an XSAVE area: which state components it holds, and where its header ends (SDM volume 1, section 13.4).
+const XSTATE_BV: usize = 512 / 4;
+const XCOMP_BV: usize = 520 / 4;
+const HEADER_END: usize = 576 / 4;
+
+/// The vector registers' contents. Which of them are in use is left out: the processor may say of one that holds its
+/// initial value that it is or is not, and KVM shows its value in either case.
+fn contents(xsave: &kvm_xsave) -> [u32; 1024] {
+    let mut region = xsave.region;
+    region[XSTATE_BV..XCOMP_BV].fill(0);
+    region
+}
+
+/// Whether `xrstor` finds everything that is in use within a page: x87, SSE, AVX, MPX, AVX-512 and protection keys
+/// lie there on every processor, AMX does not.
+fn can_be_loaded(xsave: &kvm_xsave) -> bool {
+    xsave.region[XSTATE_BV] & !0x2ff == 0 && xsave.region[XSTATE_BV + 1] == 0
+}
+
+/// As `xrstor` takes it: the rest of the header is zero, which says that the format is the standard one.
+fn area_to_load(xsave: &kvm_xsave) -> [u32; 1024] {
+    let mut region = xsave.region;
+    region[XCOMP_BV..HEADER_END].fill(0);
+    region
+}
+
+/// Whether loading the vector registers leaves nothing of what was there. Before XSaveErPtr (CPUID 8000_0008h, EBX
+/// bit 2), AMD's processors leave the addresses and the opcode of the last x87 instruction as they are unless an
+/// exception is pending (Linux: `X86_BUG_FXSAVE_LEAK`); KVM's own call takes care of that.
+fn loading_leaves_nothing() -> bool {
+    let vendor = __cpuid(0);
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
+    let keeps = matches!(name.as_slice(), b"AuthenticAMD" | b"HygonGenuine");
+    !keeps || (__cpuid(0x8000_0000).eax >= 0x8000_0008 && __cpuid(0x8000_0008).ebx & 1 << 2 != 0)
 }
 
 /// Lets KVM complete the port write of the last exit, so that the registers stand behind it.
