@@ -10,6 +10,7 @@ use kernlet_abi::{
 };
 
 use crate::{
+    backtrace,
     crash::{Cause, CodeAddress, FaultAccess},
     deadline::Timer,
     elf::Unikernel,
@@ -18,8 +19,9 @@ use crate::{
     kvm::{self, CpuState, Processor},
     layout::{Layout, LayoutError, MachineConfig},
     memory::{FrozenMemory, GuestMemory},
-    message::{Services, Usage},
+    message::{Request, Services, Usage},
     processor::{Exit, Fault},
+    report::{FaultDetail, Report, RequestSummary},
     template::Template,
 };
 
@@ -34,6 +36,8 @@ pub(crate) struct Guest {
     pub(crate) begun: Instant,
     /// Bytes of the request window that hold something.
     pub(crate) window_used: u64,
+    /// The fault that ended it.
+    fault: Option<Fault>,
 }
 
 impl Guest {
@@ -69,7 +73,8 @@ impl Guest {
     }
 
     fn new(processor: Processor, view: GuestView, unikernel: &Unikernel, context: CallContext) -> Self {
-        Self { processor, view, unikernel: unikernel.clone(), context, begun: Instant::now(), window_used: 0 }
+        let (unikernel, begun) = (unikernel.clone(), Instant::now());
+        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None }
     }
 
     /// Freezes the guest, which waits for its first request, as a template; it goes on as a view of it.
@@ -109,6 +114,7 @@ impl Guest {
         self.context.started.get_or_insert(self.begun);
         self.context.deadline = deadline;
         self.context.usage = Usage::default();
+        self.context.last_lines.clear();
         self.context.call_id.clear();
         self.context.call_id.push_str(call_id);
     }
@@ -129,7 +135,10 @@ impl Guest {
                         return Ok(response);
                     }
                 }
-                Exit::Fault(fault) => return Err(self.name(fault)),
+                Exit::Fault(fault) => {
+                    self.fault = Some(fault);
+                    return Err(self.name(fault));
+                }
                 Exit::Interrupted => self.interrupted()?,
                 Exit::Again => {}
                 Exit::Unknown { detail } => return Err(Cause::Stuck { at: self.code_address(), detail }),
@@ -144,6 +153,18 @@ impl Guest {
         }
         let limit = self.context.deadline.saturating_duration_since(self.begun);
         Err(Cause::Timeout { limit, at: self.code_address() })
+    }
+
+    /// The state of the guest, which has ended.
+    pub(crate) fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {
+        let registers = self.processor.registers(&self.view.memory)?;
+        Some(Report {
+            backtrace: backtrace::walk(&self.view, &self.unikernel, &registers),
+            registers,
+            fault: self.fault.map(FaultDetail::from),
+            last_lines: self.context.last_lines.iter().cloned().collect(),
+            request: request.map(RequestSummary::of),
+        })
     }
 
     fn code_address(&self) -> CodeAddress {

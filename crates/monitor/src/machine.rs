@@ -67,7 +67,10 @@ impl Machine {
     pub fn invoke(mut self, request: &Request<'_>, deadline: Instant) -> Result<(Used, Response), Box<Crash>> {
         match self.try_invoke(request, deadline) {
             Ok(response) => Ok((Used { machine: self }, response)),
-            Err(cause) => Err(Crash::new(cause, self.guest.usage())),
+            Err(cause) => {
+                let report = self.guest.report(Some(request));
+                Err(Crash::with_report(cause, self.guest.usage(), report))
+            }
         }
     }
 

@@ -51,7 +51,10 @@ impl Template {
             Ok(_) => Err(Cause::BadResponse { why: "it came before the first request".to_owned() }),
             Err(cause) => Err(cause),
         };
-        let (memory, cpu) = frozen.map_err(|cause| Crash::new(cause, guest.usage()))?;
+        let (memory, cpu) = match frozen {
+            Ok(frozen) => frozen,
+            Err(cause) => return Err(Crash::with_report(cause, guest.usage(), guest.report(None))),
+        };
         let layout = guest.view.layout.clone();
         let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
         let template = Self { inner: Arc::new(inner) };
