@@ -11,7 +11,7 @@ use kernlet_abi::{
 
 use crate::{
     backtrace,
-    crash::{Cause, CodeAddress, FaultAccess},
+    crash::{Cause, CodeAddress, Crash, FaultAccess},
     deadline::Timer,
     elf::Unikernel,
     hypercall::{self, CallContext, Flow, GuestView},
@@ -22,7 +22,8 @@ use crate::{
     message::{Request, Services, Usage},
     processor::{Exit, Fault},
     report::{FaultDetail, Report, RequestSummary},
-    template::Template,
+    template::{Template, Watchers},
+    trace::Trace,
 };
 
 /// A guest between two runs.
@@ -38,6 +39,8 @@ pub(crate) struct Guest {
     pub(crate) window_used: u64,
     /// The fault that ended it.
     fault: Option<Fault>,
+    /// Whoever watches it.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl Guest {
@@ -74,7 +77,15 @@ impl Guest {
 
     fn new(processor: Processor, view: GuestView, unikernel: &Unikernel, context: CallContext) -> Self {
         let (unikernel, begun) = (unikernel.clone(), Instant::now());
-        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None }
+        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None, trace: None }
+    }
+
+    pub(crate) fn watch(&mut self, watchers: Watchers) {
+        self.trace = watchers.observer.map(|observer| Box::new(Trace::new(observer)));
+    }
+
+    pub(crate) fn into_watchers(self) -> Watchers {
+        Watchers { observer: self.trace.map(|trace| trace.into_observer()) }
     }
 
     /// Freezes the guest, which waits for its first request, as a template; it goes on as a view of it.
@@ -130,7 +141,11 @@ impl Guest {
             self.context.usage.exits += 1;
             match self.processor.run(&mut self.view.memory)? {
                 Exit::Hypercall { block } => {
-                    let flow = hypercall::serve(&mut self.view, &mut self.context, u64::from(block))?;
+                    let (view, context, block) = (&mut self.view, &mut self.context, u64::from(block));
+                    let flow = match &mut self.trace {
+                        None => hypercall::serve(view, context, block)?,
+                        Some(trace) => trace.serve(view, context, block)?,
+                    };
                     if let Flow::Wait { response } = flow {
                         return Ok(response);
                     }
@@ -155,8 +170,15 @@ impl Guest {
         Err(Cause::Timeout { limit, at: self.code_address() })
     }
 
-    /// The state of the guest, which has ended.
-    pub(crate) fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {
+    /// The end of the guest, for those who wrote it and those who watch it.
+    pub(crate) fn crash(&mut self, cause: Cause, request: Option<&Request<'_>>) -> Box<Crash> {
+        if let Some(trace) = &mut self.trace {
+            trace.end(&cause);
+        }
+        Crash::with_report(cause, self.usage(), self.report(request))
+    }
+
+    fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {
         let registers = self.processor.registers(&self.view.memory)?;
         Some(Report {
             backtrace: backtrace::walk(&self.view, &self.unikernel, &registers),

@@ -112,13 +112,15 @@ pub(crate) struct CallContext {
     pub(crate) started: Option<Instant>,
     /// The last lines that the guest logged in this invocation.
     pub(crate) last_lines: LastLines,
+    /// How its last accelerator operation went.
+    pub(crate) accelerated: Option<Report>,
 }
 
 impl CallContext {
     /// Of a machine that has had no request.
     pub(crate) fn new(services: Services, deadline: Instant) -> Self {
         let (usage, last_lines) = (Usage::default(), LastLines::default());
-        Self { services, usage, call_id: String::new(), deadline, started: None, last_lines }
+        Self { services, usage, call_id: String::new(), deadline, started: None, last_lines, accelerated: None }
     }
 }
 
@@ -278,6 +280,7 @@ fn run_operation(
     let begun = Instant::now();
     let outcome = session.run(call.operation, &mut args, Some(context.deadline));
     context.usage.accel += begun.elapsed();
+    context.accelerated = outcome.as_ref().ok().copied();
     Ok(outcome.map(|Report { bytes_copied, .. }| {
         context.usage.bytes_copied += bytes_copied;
         args.iter().map(|arg| Output { dims: arg.dims, written: arg.written }).collect()

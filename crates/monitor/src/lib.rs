@@ -15,6 +15,7 @@
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `report`, `backtrace` | the state of a guest that has ended, for those who wrote it |
+//! | `trace` | tells an observer what a guest does |
 //! | `deadline` | kicks a guest that runs too long |
 
 mod backtrace;
@@ -41,6 +42,7 @@ mod probe;
 mod processor;
 mod report;
 mod template;
+mod trace;
 
 pub use backtrace::{Found, Frame};
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
@@ -52,4 +54,5 @@ pub use message::{Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
 pub use processor::Registers;
 pub use report::{FaultDetail, Report, RequestSummary};
-pub use template::Template;
+pub use template::{Template, Watchers};
+pub use trace::{Event, Observer, What};
