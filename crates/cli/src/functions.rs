@@ -96,6 +96,9 @@ pub(crate) struct LogLine {
     pub(crate) timestamp: String,
     #[serde(default)]
     pub(crate) text: String,
+    /// What the gateway passes on of a crash.
+    #[serde(default)]
+    pub(crate) report: Option<Value>,
 }
 
 /// Which lines to fetch.

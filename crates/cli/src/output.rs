@@ -144,6 +144,18 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
+/// Control characters but tabs written out: a function's log is a stranger's text, and must not drive the terminal.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let is_control = |character: char| character.is_control() && character != '\t';
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |character: char| {
+        if is_control(character) { character.escape_default().to_string() } else { character.to_string() }
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 /// A text as one word of a POSIX shell.
 pub(crate) fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
@@ -234,6 +246,12 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(32 << 20), "32.0 MiB");
+    }
+
+    #[test]
+    fn a_functions_log_does_not_drive_the_terminal() {
+        assert_eq!(printable("plain\ttext, ümläuts"), "plain\ttext, ümläuts");
+        assert_eq!(printable("\u{1b}]0;title\u{7}\r\u{9b}2J"), "\\u{1b}]0;title\\u{7}\\r\\u{9b}2J");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::time;
 use serde::Deserialize;
+use serde_json::Value;
 use std::borrow::Cow;
 
 /// Longest line that is kept, in bytes; the rest of a longer one is cut off and its end says so.
@@ -64,6 +65,8 @@ pub(crate) struct Entry {
     pub(crate) text: String,
     /// What it is worth when a failure has to be explained.
     pub(crate) weight: Weight,
+    /// A crash report, as the watchdog wrote it.
+    pub(crate) report: Option<Value>,
 }
 
 /// What a line is worth when a failure has to be explained.
@@ -90,6 +93,8 @@ struct WatchdogLine<'a> {
     call_id: Cow<'a, str>,
     #[serde(borrow)]
     text: Cow<'a, str>,
+    #[serde(default)]
+    report: Option<Value>,
 }
 
 impl Entry {
@@ -104,6 +109,8 @@ impl Entry {
                     format!("[{level}] [{}] {}", line.call_id, line.text)
                 };
                 let weight = match (level.as_ref(), line.source.as_ref()) {
+                    // The line before it says why.
+                    _ if line.report.is_some() => Weight::Routine,
                     ("info" | "debug" | "trace", _) => Weight::Routine,
                     ("error", "watchdog") => Weight::Fault,
                     _ => Weight::Plain,
@@ -112,15 +119,15 @@ impl Entry {
                     Some(_) => line.timestamp.into_owned(),
                     None => time::now(),
                 };
-                Entry { timestamp, text, weight }
+                Entry { timestamp, text, weight, report: line.report }
             }
-            Err(_) => Entry { timestamp: time::now(), text: line.to_owned(), weight: Weight::Plain },
+            Err(_) => Entry { timestamp: time::now(), text: line.to_owned(), weight: Weight::Plain, report: None },
         }
     }
 
     /// Words a line of the watchdog's standard error, or the gateway's own.
     pub(crate) fn now(level: &str, text: &str) -> Entry {
-        Entry { timestamp: time::now(), text: format!("[{level}] {text}"), weight: Weight::Plain }
+        Entry { timestamp: time::now(), text: format!("[{level}] {text}"), weight: Weight::Plain, report: None }
     }
 }
 

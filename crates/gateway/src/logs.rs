@@ -230,6 +230,7 @@ impl Files {
             instance: instance.to_owned(),
             timestamp: entry.timestamp,
             text: entry.text,
+            report: entry.report,
         };
         let Ok(mut line) = serde_json::to_vec(&line) else { return };
         line.push(b'\n');
@@ -286,7 +287,7 @@ mod tests {
     use crate::lines::Weight;
 
     fn entry(text: &str) -> Entry {
-        Entry { timestamp: time::now(), text: text.to_owned(), weight: Weight::Plain }
+        Entry { timestamp: time::now(), text: text.to_owned(), weight: Weight::Plain, report: None }
     }
 
     fn texts(lines: impl IntoIterator<Item = Bytes>) -> Vec<String> {

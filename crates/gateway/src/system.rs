@@ -279,6 +279,7 @@ impl Skipped {
             instance: String::new(),
             timestamp: entry.timestamp,
             text: entry.text,
+            report: None,
         };
         let mut line = serde_json::to_vec(&line).ok()?;
         line.push(b'\n');

@@ -152,6 +152,9 @@ pub(crate) struct LogLine {
     /// RFC 3339.
     pub(crate) timestamp: String,
     pub(crate) text: String,
+    /// A crash report, which OpenFaaS does not know and its clients ignore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<serde_json::Value>,
 }
 
 /// Why a request body was refused.

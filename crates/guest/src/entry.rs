@@ -26,6 +26,8 @@ extern "C" fn _start(boot: &'static BootPage) -> ! {
 
 /// Answers requests with `handler`, for ever.
 pub fn serve(handler: fn(&Request) -> Response<'_>) -> ! {
+    // Not inlined here, so that crash reports and debuggers know the handler by its name.
+    let handler = core::hint::black_box(handler);
     next_request(0);
     loop {
         // SAFETY: the call before returned with a request in the window, and the next one is only made once

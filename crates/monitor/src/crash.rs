@@ -1,9 +1,10 @@
 //! How a machine ends other than by being dropped. Made by the machine, shown to operators and callers.
-//! Its text names the function's code, the cause and the address; it never holds the guest's data.
+//! Its text names the function's code, the cause and the address; it never holds the guest's data. Registers and the
+//! last log lines are in its report, which is for the function's own log.
 
 use std::{fmt, time::Duration};
 
-use crate::{elf::Unikernel, layout::LayoutError, message::Usage};
+use crate::{elf::Unikernel, layout::LayoutError, message::Usage, report::Report};
 
 /// The end of a machine: it cannot be used again.
 #[derive(Debug, thiserror::Error)]
@@ -11,17 +12,28 @@ use crate::{elf::Unikernel, layout::LayoutError, message::Usage};
 pub struct Crash {
     cause: Cause,
     usage: Usage,
+    report: Option<Report>,
 }
 
 impl Crash {
     pub(crate) fn new(cause: Cause, usage: Usage) -> Box<Self> {
-        Box::new(Self { cause, usage })
+        Box::new(Self { cause, usage, report: None })
+    }
+
+    pub(crate) fn with_report(cause: Cause, usage: Usage, report: Option<Report>) -> Box<Self> {
+        Box::new(Self { cause, usage, report })
     }
 
     /// Why the machine ended.
     #[must_use]
     pub fn cause(&self) -> &Cause {
         &self.cause
+    }
+
+    /// In what state the guest was; nothing when it never was in one.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
     }
 
     /// What the machine took until then, in the invocation that ended it.
@@ -43,6 +55,13 @@ pub struct CodeAddress {
 impl CodeAddress {
     pub(crate) fn new(address: u64, unikernel: &Unikernel) -> Self {
         Self { address, symbol: unikernel.symbol(address) }
+    }
+
+    /// Of the instruction behind a call. The call itself decides which function that is: one that never returns may
+    /// be its function's last instruction.
+    pub(crate) fn of_return(address: u64, unikernel: &Unikernel) -> Self {
+        let symbol = address.checked_sub(1).and_then(|call| unikernel.symbol(call));
+        Self { address, symbol: symbol.map(|(name, offset)| (name, offset + 1)) }
     }
 }
 

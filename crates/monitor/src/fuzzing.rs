@@ -15,7 +15,8 @@ use kernlet_abi::{
 use kernlet_accel::Session;
 
 use crate::{
-    Cause, Level, LogSink, MachineConfig, Request, Response, Services, Unikernel, exchange,
+    Cause, Frame, Level, LogSink, MachineConfig, Registers, Request, Response, Services, Unikernel, backtrace,
+    exchange,
     guest::write_image,
     hypercall::{self, CallContext, Flow, GuestView},
     kvm,
@@ -36,6 +37,7 @@ pub struct Mapping {
 #[derive(Debug)]
 pub struct Sandbox {
     view: GuestView,
+    unikernel: Unikernel,
     context: CallContext,
     response_limit: u64,
     /// The parts of memory that no guest can write, as they were at first.
@@ -64,7 +66,8 @@ impl Sandbox {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let context = CallContext::new(services, deadline);
         let response_limit = config.response_limit;
-        let mut sandbox = Self { view: GuestView { memory, layout }, context, response_limit, sealed: Vec::new() };
+        let (view, unikernel) = (GuestView { memory, layout }, unikernel.clone());
+        let mut sandbox = Self { view, unikernel, context, response_limit, sealed: Vec::new() };
         sandbox.sealed = sandbox.unwritable().map(|span| (span.offset, sandbox.read(span))).collect();
         Ok(sandbox)
     }
@@ -135,6 +138,12 @@ impl Sandbox {
         exchange::write_request(&self.view, &mut Vec::new(), request, Duration::from_secs(1))?;
         let window = self.view.layout.window;
         Ok((window.offset, self.read(window)))
+    }
+
+    /// The frames of a guest with these registers.
+    #[must_use]
+    pub fn backtrace(&self, registers: &Registers) -> Vec<Frame> {
+        backtrace::walk(&self.view, &self.unikernel, registers)
     }
 
     /// What the guest cannot write is as it was.

@@ -10,7 +10,8 @@ use kernlet_abi::{
 };
 
 use crate::{
-    crash::{Cause, CodeAddress, FaultAccess},
+    backtrace,
+    crash::{Cause, CodeAddress, Crash, FaultAccess},
     deadline::Timer,
     elf::Unikernel,
     hypercall::{self, CallContext, Flow, GuestView},
@@ -18,9 +19,11 @@ use crate::{
     kvm,
     layout::{Layout, LayoutError, MachineConfig},
     memory::{FrozenMemory, GuestMemory},
-    message::{Services, Usage},
+    message::{Request, Services, Usage},
     processor::{CpuState, Exit, Fault, Processor},
-    template::Template,
+    report::{FaultDetail, Report, RequestSummary},
+    template::{Template, Watchers},
+    trace::Trace,
 };
 
 /// A guest between two runs.
@@ -34,6 +37,10 @@ pub(crate) struct Guest {
     pub(crate) begun: Instant,
     /// Bytes of the request window that hold something.
     pub(crate) window_used: u64,
+    /// The fault that ended it.
+    fault: Option<Fault>,
+    /// Whoever watches it.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl Guest {
@@ -68,7 +75,16 @@ impl Guest {
     }
 
     fn new(processor: Processor, view: GuestView, unikernel: &Unikernel, context: CallContext) -> Self {
-        Self { processor, view, unikernel: unikernel.clone(), context, begun: Instant::now(), window_used: 0 }
+        let (unikernel, begun) = (unikernel.clone(), Instant::now());
+        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None, trace: None }
+    }
+
+    pub(crate) fn watch(&mut self, watchers: Watchers) {
+        self.trace = watchers.observer.map(|observer| Box::new(Trace::new(observer)));
+    }
+
+    pub(crate) fn into_watchers(self) -> Watchers {
+        Watchers { observer: self.trace.map(|trace| trace.into_observer()) }
     }
 
     /// Freezes the guest, which waits for its first request, as a template; it goes on as a view of it.
@@ -106,6 +122,7 @@ impl Guest {
         self.context.started.get_or_insert(self.begun);
         self.context.deadline = deadline;
         self.context.usage = Usage::default();
+        self.context.last_lines.clear();
         self.context.call_id.clear();
         self.context.call_id.push_str(call_id);
     }
@@ -121,12 +138,19 @@ impl Guest {
             self.context.usage.exits += 1;
             match self.processor.run(&mut self.view.memory)? {
                 Exit::Hypercall { block } => {
-                    let flow = hypercall::serve(&mut self.view, &mut self.context, u64::from(block))?;
+                    let (view, context, block) = (&mut self.view, &mut self.context, u64::from(block));
+                    let flow = match &mut self.trace {
+                        None => hypercall::serve(view, context, block)?,
+                        Some(trace) => trace.serve(view, context, block)?,
+                    };
                     if let Flow::Wait { response } = flow {
                         return Ok(response);
                     }
                 }
-                Exit::Fault(fault) => return Err(self.name(fault)),
+                Exit::Fault(fault) => {
+                    self.fault = Some(fault);
+                    return Err(self.name(fault));
+                }
                 Exit::Interrupted => self.interrupted()?,
                 Exit::Again => {}
                 Exit::Unknown { detail } => return Err(Cause::Stuck { at: self.code_address(), detail }),
@@ -141,6 +165,25 @@ impl Guest {
         }
         let limit = self.context.deadline.saturating_duration_since(self.begun);
         Err(Cause::Timeout { limit, at: self.code_address() })
+    }
+
+    /// The end of the guest, for those who wrote it and those who watch it.
+    pub(crate) fn crash(&mut self, cause: Cause, request: Option<&Request<'_>>) -> Box<Crash> {
+        if let Some(trace) = &mut self.trace {
+            trace.end(&cause);
+        }
+        Crash::with_report(cause, self.usage(), self.report(request))
+    }
+
+    fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {
+        let registers = self.processor.registers(&self.view.memory)?;
+        Some(Report {
+            backtrace: backtrace::walk(&self.view, &self.unikernel, &registers),
+            registers,
+            fault: self.fault.map(FaultDetail::from),
+            last_lines: self.context.last_lines.iter().cloned().collect(),
+            request: request.map(RequestSummary::of),
+        })
     }
 
     fn code_address(&self) -> CodeAddress {

@@ -23,6 +23,7 @@ use crate::{
     layout::Layout,
     memory::GuestMemory,
     message::{Level, Services, Usage},
+    report::LastLines,
 };
 
 /// Longest resource name looked up, in bytes.
@@ -109,12 +110,17 @@ pub(crate) struct CallContext {
     pub(crate) deadline: Instant,
     /// When the machine got its first request.
     pub(crate) started: Option<Instant>,
+    /// The last lines that the guest logged in this invocation.
+    pub(crate) last_lines: LastLines,
+    /// How its last accelerator operation went.
+    pub(crate) accelerated: Option<Report>,
 }
 
 impl CallContext {
     /// Of a machine that has had no request.
     pub(crate) fn new(services: Services, deadline: Instant) -> Self {
-        Self { services, usage: Usage::default(), call_id: String::new(), deadline, started: None }
+        let (usage, last_lines) = (Usage::default(), LastLines::default());
+        Self { services, usage, call_id: String::new(), deadline, started: None, last_lines, accelerated: None }
     }
 }
 
@@ -150,9 +156,11 @@ pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64
     Ok(flow)
 }
 
-fn log(guest: &GuestView, context: &CallContext, call: &Log) -> Result<(), Cause> {
+fn log(guest: &GuestView, context: &mut CallContext, call: &Log) -> Result<(), Cause> {
     let text = guest.text("a log message", call.message, LOG_MESSAGE_MAX)?;
-    context.services.log.line(&context.call_id, Level::from_abi(call.level), text.trim_end_matches('\n'));
+    let (level, text) = (Level::from_abi(call.level), text.trim_end_matches('\n'));
+    context.services.log.line(&context.call_id, level, text);
+    context.last_lines.push(level, text);
     Ok(())
 }
 
@@ -272,6 +280,7 @@ fn run_operation(
     let begun = Instant::now();
     let outcome = session.run(call.operation, &mut args, Some(context.deadline));
     context.usage.accel += begun.elapsed();
+    context.accelerated = outcome.as_ref().ok().copied();
     Ok(outcome.map(|Report { bytes_copied, .. }| {
         context.usage.bytes_copied += bytes_copied;
         args.iter().map(|arg| Output { dims: arg.dims, written: arg.written }).collect()

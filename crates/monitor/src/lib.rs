@@ -14,8 +14,11 @@
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
+//! | `report`, `backtrace` | the state of a guest that has ended, for those who wrote it |
+//! | `trace` | tells an observer what a guest does |
 //! | `deadline` | kicks a guest that runs too long |
 
+mod backtrace;
 mod borrow;
 mod crash;
 mod deadline;
@@ -37,8 +40,11 @@ mod memory;
 mod message;
 mod probe;
 mod processor;
+mod report;
 mod template;
+mod trace;
 
+pub use backtrace::{Found, Frame};
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
 pub use elf::{ElfError, Unikernel};
 pub use hypervisor::{Hypervisor, HypervisorError};
@@ -46,4 +52,7 @@ pub use layout::{LayoutError, MachineConfig};
 pub use machine::{Machine, Used};
 pub use message::{Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
-pub use template::Template;
+pub use processor::Registers;
+pub use report::{FaultDetail, Report, RequestSummary};
+pub use template::{Template, Watchers};
+pub use trace::{Event, Observer, What};

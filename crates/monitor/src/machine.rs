@@ -15,7 +15,7 @@ use crate::{
     exchange,
     guest::Guest,
     message::{Request, Response, Usage},
-    template::Template,
+    template::{Template, Watchers},
 };
 
 /// A machine whose guest waits for a request.
@@ -48,6 +48,12 @@ impl Used {
         }
     }
 
+    /// Ends the machine; those who watched it can watch another.
+    #[must_use]
+    pub fn into_watchers(self) -> Watchers {
+        self.machine.guest.into_watchers()
+    }
+
     /// Leaves the machine as the request left it.
     #[must_use]
     pub fn keep(self) -> Machine {
@@ -60,6 +66,11 @@ impl Machine {
         Self { timer: Timer::new(), guest, template, head: Vec::new() }
     }
 
+    /// Lets somebody watch the machine from now on.
+    pub fn watch(&mut self, watchers: Watchers) {
+        self.guest.watch(watchers);
+    }
+
     /// Lets the function answer a request. A machine that crashes is consumed.
     ///
     /// # Errors
@@ -67,7 +78,7 @@ impl Machine {
     pub fn invoke(mut self, request: &Request<'_>, deadline: Instant) -> Result<(Used, Response), Box<Crash>> {
         match self.try_invoke(request, deadline) {
             Ok(response) => Ok((Used { machine: self }, response)),
-            Err(cause) => Err(Crash::new(cause, self.guest.usage())),
+            Err(cause) => Err(self.guest.crash(cause, Some(request))),
         }
     }
 
@@ -98,6 +109,9 @@ impl Machine {
         let window_used = exchange::write_request(&guest.view, &mut self.head, request, time_limit)?;
         // A machine that was kept still has the end of a longer request there.
         guest.window_used = guest.window_used.max(window_used);
+        if let Some(trace) = &mut guest.trace {
+            trace.request(request);
+        }
         let response = guest.run_guarded(&self.timer)?;
         let response = exchange::read_response(&guest.view, response, self.template.config().response_limit)?;
         Ok(Response { usage: guest.usage(), ..response })

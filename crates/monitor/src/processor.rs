@@ -70,9 +70,13 @@ impl Processor {
     }
 
     /// Which of its registers differ from the template's, if any do.
-    pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
+    pub(crate) fn first_difference(
+        &mut self,
+        memory: &mut GuestMemory,
+        state: &CpuState,
+    ) -> Result<Option<&'static str>, Cause> {
         match (self, state) {
-            (Self::Kvm(processor), CpuState::Kvm(state)) => processor.first_difference(state),
+            (Self::Kvm(processor), CpuState::Kvm(state)) => processor.first_difference(memory, state),
         }
     }
 
@@ -87,6 +91,13 @@ impl Processor {
     pub(crate) fn kick(&mut self) -> Kick {
         match self {
             Self::Kvm(processor) => Kick::Kvm(processor.run_page()),
+        }
+    }
+
+    /// The registers of the guest, which is stopped; `None` where the backend does not say.
+    pub(crate) fn registers(&self, memory: &GuestMemory) -> Option<Registers> {
+        match self {
+            Self::Kvm(processor) => processor.registers(memory),
         }
     }
 
@@ -130,6 +141,57 @@ pub(crate) struct Fault {
     pub(crate) at: u64,
     /// Of a page fault: the address that was touched.
     pub(crate) address: u64,
+}
+
+/// The general registers of a stopped guest, as the guest itself would find them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they have the processor's names")]
+pub struct Registers {
+    pub rip: u64,
+    pub rsp: u64,
+    pub rflags: u64,
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+}
+
+impl Registers {
+    /// Each with its name.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 18] {
+        [
+            ("rip", self.rip),
+            ("rsp", self.rsp),
+            ("rflags", self.rflags),
+            ("rax", self.rax),
+            ("rbx", self.rbx),
+            ("rcx", self.rcx),
+            ("rdx", self.rdx),
+            ("rsi", self.rsi),
+            ("rdi", self.rdi),
+            ("rbp", self.rbp),
+            ("r8", self.r8),
+            ("r9", self.r9),
+            ("r10", self.r10),
+            ("r11", self.r11),
+            ("r12", self.r12),
+            ("r13", self.r13),
+            ("r14", self.r14),
+            ("r15", self.r15),
+        ]
+    }
 }
 
 impl Fault {

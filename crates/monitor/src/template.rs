@@ -14,6 +14,7 @@ use crate::{
     memory::FrozenMemory,
     message::{Services, Usage},
     processor::CpuState,
+    trace::Observer,
 };
 
 /// The clean state of a function's machines. Cheap to clone.
@@ -31,6 +32,13 @@ struct Inner {
     config: MachineConfig,
 }
 
+/// Those who watch a guest, if anybody does.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    /// Sees every hypercall.
+    pub observer: Option<Box<dyn Observer>>,
+}
+
 impl Template {
     /// Boots a machine, runs the guest until it waits for its first request, and freezes it there. The machine
     /// is the template's first.
@@ -44,14 +52,30 @@ impl Template {
         services: Services,
         deadline: Instant,
     ) -> Result<(Self, Machine), Box<Crash>> {
+        Self::boot_watched(hypervisor, unikernel, config, services, deadline, Watchers::default())
+    }
+
+    /// As [`Template::boot`], with somebody who watches from the first instruction, and afterwards the machine.
+    ///
+    /// # Errors
+    /// As [`Template::boot`].
+    pub fn boot_watched(
+        hypervisor: &Hypervisor,
+        unikernel: &Unikernel,
+        config: &MachineConfig,
+        services: Services,
+        deadline: Instant,
+        watchers: Watchers,
+    ) -> Result<(Self, Machine), Box<Crash>> {
         let crash = |cause| Crash::new(cause, Usage::default());
         let mut guest = Guest::boot(hypervisor, unikernel, config, services, deadline).map_err(crash)?;
+        guest.watch(watchers);
         let frozen = match guest.run_guarded(&Timer::new()) {
             Ok(0) => guest.freeze(),
             Ok(_) => Err(Cause::BadResponse { why: "it came before the first request".to_owned() }),
             Err(cause) => Err(cause),
         };
-        let (memory, cpu) = frozen.map_err(|cause| Crash::new(cause, guest.usage()))?;
+        let (memory, cpu) = frozen.map_err(|cause| guest.crash(cause, None))?;
         let layout = guest.view.layout.clone();
         let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
         let template = Self { inner: Arc::new(inner) };

@@ -20,6 +20,7 @@ use crate::{
     log::Log,
     pool::{Answer, Call, MACHINE_STACK, Pool},
     preload::Preload,
+    report::CrashReport,
     request::OwnedRequest,
     worker::Worker,
 };
@@ -50,6 +51,34 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
 }
 
+/// What the machines of a function are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The function's program.
+    pub unikernel: Unikernel,
+    /// Sizes and environment of a machine.
+    pub machine: MachineConfig,
+    /// The accelerators as the function sees them, with its resources. Models are not loaded yet.
+    pub accel: Arc<Session>,
+}
+
+impl Parts {
+    /// Reads a function's files.
+    ///
+    /// # Errors
+    /// The unikernel or a resource cannot be used.
+    pub fn read(spec: &FunctionSpec) -> Result<Self, WatchdogError> {
+        let config = &spec.config;
+        let machine = MachineConfig {
+            memory: config.memory.bytes(),
+            request_limit: config.request_limit.bytes(),
+            response_limit: config.response_limit.bytes(),
+            environment: spec.environment.clone().into_iter().collect(),
+        };
+        Ok(Self { unikernel: read_unikernel(spec)?, machine, accel: Arc::new(register_resources(spec)?) })
+    }
+}
+
 impl Function {
     /// Reads the function's files, opens the hypervisor, and begins to load its models and to boot its template.
     /// Keeps no machine yet.
@@ -58,8 +87,7 @@ impl Function {
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
     pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
         let hypervisor = Hypervisor::open()?;
-        let unikernel = read_unikernel(spec)?;
-        let accel = Arc::new(register_resources(spec)?);
+        let Parts { unikernel, machine, accel } = Parts::read(spec)?;
         let name: Arc<str> = spec.name.to_string().into();
         let told = log.clone();
         let preload = Preload::start(Arc::clone(&name), Arc::clone(&accel), move |why| {
@@ -71,12 +99,7 @@ impl Function {
             name,
             hypervisor,
             unikernel,
-            machine: MachineConfig {
-                memory: config.memory.bytes(),
-                request_limit: config.request_limit.bytes(),
-                response_limit: config.response_limit.bytes(),
-                environment: spec.environment.clone().into_iter().collect(),
-            },
+            machine,
             services: Services { accel, log: Arc::new(log.clone()) },
             template: Mutex::new(None),
             isolation: config.isolation,
@@ -154,8 +177,12 @@ impl Shared {
 
     /// Names the end of a machine, and logs it.
     pub(crate) fn crashed(&self, call_id: &str, limit: TimeLimit, crash: Box<Crash>) -> InvokeError {
+        let report = CrashReport::of(&crash);
         let error = InvokeError::from_crash(&self.name, limit, crash);
         self.log.watchdog(call_id, Level::Error, &error.message());
+        if let Some(report) = report {
+            self.log.report(call_id, &report);
+        }
         error
     }
 }

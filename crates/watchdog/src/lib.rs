@@ -18,6 +18,7 @@
 //! | `pool`, `worker` | machine threads; the machine of one thread |
 //! | `preload` | loads models before the first request |
 //! | `log` | lines of the function and of the watchdog, to standard output |
+//! | `report` | crash reports, for the log and for people |
 //! | `error` | everything that can go wrong, with its HTTP status |
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod listen;
 mod log;
 mod pool;
 mod preload;
+mod report;
 mod request;
 mod response;
 mod server;
@@ -42,11 +44,12 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use error::{InvokeError, WatchdogError};
-pub use function::Function;
+pub use function::{Function, Parts};
 pub use limit::{MACHINES_MAX, TimeLimit};
 pub use listen::{Listen, ListenError, ListenParseError};
 pub use log::{BACKLOG_MAX, LINES_BURST, LINES_PER_SECOND, Log};
 pub use pool::IDLE_MAX;
+pub use report::CrashReport;
 pub use worker::Worker;
 
 use crate::{exchange::Exchange, server::Server};

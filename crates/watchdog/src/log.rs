@@ -14,6 +14,8 @@ use std::{
 use kernlet_monitor::{Level, LogSink};
 use serde::Serialize;
 
+use crate::report::CrashReport;
+
 /// Log lines a function may write in one second, on average.
 pub const LINES_PER_SECOND: u32 = 500;
 
@@ -58,6 +60,8 @@ struct Line<'a> {
     source: &'static str,
     call_id: &'a str,
     text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<&'a CrashReport>,
 }
 
 impl Log {
@@ -83,6 +87,12 @@ impl Log {
         if level <= Level::Info || self.inner.debug {
             self.inner.add("watchdog", call_id, level, text);
         }
+    }
+
+    /// Adds a crash report, on a line of its own: whoever cuts it has the crash's cause whole on the line before.
+    pub(crate) fn report(&self, call_id: &str, report: &CrashReport) {
+        let line = encode_line("watchdog", call_id, Level::Error, &report.summary(), Some(report));
+        self.inner.add_encoded(&line);
     }
 
     /// Whether debug lines are written, for callers whose text costs something.
@@ -125,12 +135,15 @@ impl Inner {
     }
 
     fn add(&self, source: &'static str, call_id: &str, level: Level, text: &str) {
-        let line = encode(source, call_id, level, text);
+        self.add_encoded(&encode(source, call_id, level, text));
+    }
+
+    fn add_encoded(&self, line: &[u8]) {
         let mut backlog = self.lock();
         if backlog.bytes.len() + line.len() > BACKLOG_MAX {
             backlog.over_backlog += 1;
         } else {
-            backlog.bytes.extend_from_slice(&line);
+            backlog.bytes.extend_from_slice(line);
         }
         self.added.notify_one();
     }
@@ -231,8 +244,12 @@ fn over_backlog() -> String {
 }
 
 fn encode(source: &'static str, call_id: &str, level: Level, text: &str) -> Vec<u8> {
+    encode_line(source, call_id, level, text, None)
+}
+
+fn encode_line(source: &'static str, call_id: &str, level: Level, text: &str, report: Option<&CrashReport>) -> Vec<u8> {
     let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-    let line = Line { timestamp, level: level.name(), source, call_id, text };
+    let line = Line { timestamp, level: level.name(), source, call_id, text, report };
     // Strings always encode; an empty line would be skipped by every reader.
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
     bytes.push(b'\n');

@@ -118,7 +118,7 @@ fn print_times(times: &StageTimes) {
 }
 
 /// The whole body; methods that usually have none read stdin only when told to.
-fn read_body(file: Option<&Path>, method: &Method) -> anyhow::Result<Bytes> {
+pub(super) fn read_body(file: Option<&Path>, method: &Method) -> anyhow::Result<Bytes> {
     match file {
         Some(path) if path != Path::new("-") => {
             let bytes = std::fs::read(path)
@@ -138,7 +138,7 @@ fn read_body(file: Option<&Path>, method: &Method) -> anyhow::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn function_path(text: &str) -> Result<String, String> {
+pub(super) fn function_path(text: &str) -> Result<String, String> {
     let parsed = text.parse::<http::uri::PathAndQuery>();
     let is_path = text.starts_with('/') && parsed.is_ok_and(|parsed| parsed.query().is_none());
     if is_path {
@@ -148,7 +148,7 @@ fn function_path(text: &str) -> Result<String, String> {
     }
 }
 
-fn request_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(super) fn request_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let parsed =
         text.split_once(':').and_then(|(name, value)| Some((name.trim().parse().ok()?, value.trim().parse().ok()?)));
     parsed.ok_or_else(|| "expected 'NAME: VALUE'".to_owned())

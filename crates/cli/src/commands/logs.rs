@@ -1,11 +1,11 @@
 //! `kernlet logs`: what a function and its watchdog wrote.
 //! Called by people and scripts. It never changes anything.
 
-use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use http_body_util::BodyExt as _;
+use kernlet_watchdog::CrashReport;
 
 use crate::commands::{NamespaceArgs, gateway};
 use crate::credentials::LoginArgs;
@@ -62,18 +62,6 @@ fn time_before_now(age: Duration) -> anyhow::Result<String> {
     Ok(humantime::format_rfc3339_millis(time).to_string())
 }
 
-/// Control characters but tabs written out: a function's log is a stranger's text, and must not drive the terminal.
-fn printable(text: &str) -> Cow<'_, str> {
-    let is_control = |character: char| character.is_control() && character != '\t';
-    if !text.contains(is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |character: char| {
-        if is_control(character) { character.escape_default().to_string() } else { character.to_string() }
-    };
-    Cow::Owned(text.chars().map(escaped).collect())
-}
-
 /// Prints and removes every line that is complete.
 fn print_whole_lines(pending: &mut Vec<u8>, as_json: bool) -> anyhow::Result<()> {
     while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
@@ -89,20 +77,18 @@ fn print_whole_lines(pending: &mut Vec<u8>, as_json: bool) -> anyhow::Result<()>
             output::line(&format!(
                 "{} {}",
                 output::Paint::for_stdout().dim(&line.timestamp),
-                printable(line.text.trim_end())
+                output::printable(line.text.trim_end())
             ))?;
+            // One that this program does not know is still in --json.
+            if let Some(report) = line.report.and_then(|report| serde_json::from_value(report).ok()) {
+                output::write(indented(&report).as_bytes())?;
+            }
         }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_functions_log_does_not_drive_the_terminal() {
-        assert_eq!(printable("plain\ttext, ümläuts"), "plain\ttext, ümläuts");
-        assert_eq!(printable("\u{1b}]0;title\u{7}\r\u{9b}2J"), "\\u{1b}]0;title\\u{7}\\r\\u{9b}2J");
-    }
+/// A crash report below its line.
+fn indented(report: &CrashReport) -> String {
+    report.to_string().lines().map(|line| format!("    {line}\n")).collect()
 }

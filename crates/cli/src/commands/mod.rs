@@ -13,6 +13,7 @@ mod list;
 mod logs;
 mod remove;
 mod rmi;
+mod run;
 mod scale;
 mod up;
 mod watchdog;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Build(build::Args),
     Images(images::Args),
     Rmi(rmi::Args),
+    Run(Box<run::Args>),
     Deploy(deploy::Args),
     List(list::Args),
     Describe(describe::Args),
@@ -52,6 +54,7 @@ impl Command {
         match self {
             Self::Doctor(args) => return doctor::run(&args, context),
             Self::Invoke(args) => return invoke::run(args, context),
+            Self::Run(args) => return run::run(*args, context),
             Self::Images(args) => return images::run(&args, context),
             Self::Watchdog(args) => return watchdog::run(&args),
             Self::Demo(args) => demo::run(&args, context),

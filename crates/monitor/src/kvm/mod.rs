@@ -23,7 +23,7 @@ use crate::{
     },
     layout::{Layout, LayoutError},
     memory::{FrozenMemory, GuestMemory},
-    processor::{Exit, Fault},
+    processor::{Exit, Fault, Registers},
 };
 
 /// Dirty pages beyond which a rewind drops them all instead of copying them back: 8 MiB, so that a function
@@ -189,6 +189,15 @@ impl Processor {
     /// Where the guest is; zero where KVM does not say.
     pub(crate) fn instruction_pointer(&self) -> u64 {
         self.vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default()
+    }
+
+    /// The registers of the guest, which is stopped; `None` where KVM does not say.
+    pub(crate) fn registers(&self, memory: &GuestMemory) -> Option<Registers> {
+        let regs = self.vcpu.get_regs().ok()?;
+        if !arch::is_in_fault_stub(&regs) {
+            return Some(arch::registers(&regs));
+        }
+        Some(FaultFrame::read(memory).ok()?.registers(&regs))
     }
 
     fn collect_dirty(&mut self, memory: &mut GuestMemory) {

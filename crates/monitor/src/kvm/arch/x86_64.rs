@@ -24,6 +24,7 @@ use crate::{
     crash::{Cause, CodeAddress, kvm},
     layout::{Area, LayoutError, Permission},
     memory::{GuestMemory, OutOfBounds},
+    processor::Registers,
 };
 
 const GDT: u64 = SUPERVISOR_BASE;
@@ -185,6 +186,11 @@ impl FaultFrame {
         self.vector == 13 && self.rip == HYPERCALL_OUT
     }
 
+    /// The guest's registers: those that the processor put aside, the others as they are.
+    pub(crate) fn registers(&self, regs: &kvm_regs) -> Registers {
+        Registers { rip: self.rip, rsp: self.rsp, rflags: self.rflags, ..registers(regs) }
+    }
+
     /// Goes on behind the refused `out`, at CPL 3.
     pub(crate) fn resume_after_hypercall(&self, vcpu: &VcpuFd, mut regs: kvm_regs) -> Result<(), Cause> {
         let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
@@ -268,6 +274,30 @@ fn supported_xcr0(cpuid: &CpuId) -> Option<u64> {
 /// Whether the processor stands in the fault stubs at ring 0: a report that the guest cannot forge.
 pub(crate) fn is_in_fault_stub(regs: &kvm_regs) -> bool {
     (STUBS..STUBS + u64::from(VECTORS) * STUB_SIZE).contains(&regs.rip)
+}
+
+/// KVM's general registers in no backend's terms.
+pub(crate) fn registers(regs: &kvm_regs) -> Registers {
+    Registers {
+        rip: regs.rip,
+        rsp: regs.rsp,
+        rflags: regs.rflags,
+        rax: regs.rax,
+        rbx: regs.rbx,
+        rcx: regs.rcx,
+        rdx: regs.rdx,
+        rsi: regs.rsi,
+        rdi: regs.rdi,
+        rbp: regs.rbp,
+        r8: regs.r8,
+        r9: regs.r9,
+        r10: regs.r10,
+        r11: regs.r11,
+        r12: regs.r12,
+        r13: regs.r13,
+        r14: regs.r14,
+        r15: regs.r15,
+    }
 }
 
 /// What a vCPU at CPL 3 can change about itself.
