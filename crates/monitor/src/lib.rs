@@ -11,6 +11,7 @@
 //! | `processor` | a guest's processor, of whichever backend, and why it stops |
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
+//! | `saved` | templates in files |
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
@@ -37,6 +38,7 @@ mod memory;
 mod message;
 mod probe;
 mod processor;
+mod saved;
 mod template;
 
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
@@ -46,4 +48,5 @@ pub use layout::{LayoutError, MachineConfig};
 pub use machine::{Machine, Used};
 pub use message::{Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
+pub use saved::{LoadError, TemplateKey};
 pub use template::Template;
