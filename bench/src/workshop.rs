@@ -40,6 +40,7 @@ impl Image {
             resources,
             config,
             environment: BTreeMap::new(),
+            template: None,
         })
     }
 

@@ -16,6 +16,8 @@ pub fn elf_loader(data: &[u8]) {
     let Ok(unikernel) = Unikernel::parse(data) else { return };
     assert!((IMAGE_BASE..unikernel.end()).contains(&unikernel.entry()));
     assert!(unikernel.end() <= MEMORY_MAX);
+    // Symbols are read at the first look-up.
+    let _ = unikernel.symbol(unikernel.entry());
     if unikernel.end() > LOADED_MAX {
         return;
     }

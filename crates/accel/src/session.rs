@@ -97,6 +97,13 @@ impl Session {
         Some((ResourceId(NonZeroU32::new(id)?), found.resource.size()))
     }
 
+    /// Every resource: its id, its name, and its size in bytes, in the order of their ids.
+    #[must_use]
+    pub fn resources(&self) -> Vec<(ResourceId, String, u64)> {
+        let ids = (1..).filter_map(NonZeroU32::new).map(ResourceId);
+        ids.zip(self.read().iter()).map(|(id, named)| (id, named.name.clone(), named.resource.size())).collect()
+    }
+
     /// Loads every ONNX model that is registered, so that the first request does not wait for it.
     /// Does nothing when no plugin runs ONNX models.
     ///

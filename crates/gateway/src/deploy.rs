@@ -118,6 +118,7 @@ pub(crate) fn check(
         resources: unpacked.resources,
         config: unpacked.config.overridden_by(&overrides).map_err(DeployError::Config)?,
         environment: environment.clone(),
+        template: None,
     })
 }
 

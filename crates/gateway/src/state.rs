@@ -138,6 +138,7 @@ mod tests {
                 resources: Vec::new(),
                 config: FunctionConfig::default(),
                 environment: Default::default(),
+                template: None,
             },
             replicas,
             created_at: crate::time::now(),

@@ -28,4 +28,8 @@ pub struct FunctionSpec {
     pub config: FunctionConfig,
     /// Environment variables for the guest.
     pub environment: BTreeMap<String, String>,
+    /// The file that keeps the function's template from one process to the next; none, and each boots its own. It has
+    /// to be this function's alone, in a folder that exists.
+    #[serde(default)]
+    pub template: Option<PathBuf>,
 }

@@ -1,7 +1,10 @@
 //! Reads a unikernel: a static x86-64 ELF executable linked for the guest's memory map. Called once per
 //! function, on bytes that a stranger wrote. Never copies anything to where it could run.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use elf::{
     ElfBytes,
@@ -15,6 +18,7 @@ use kernlet_abi::{
     ABI_NOTE_NAME, ABI_NOTE_TYPE, ABI_VERSION,
     map::{IMAGE_BASE, MEMORY_MAX, PAGE_SIZE},
 };
+use sha2::{Digest as _, Sha256};
 
 /// Most program headers; a linked guest has four. Each may name the whole file, so that their number bounds
 /// the time that reading them takes.
@@ -38,7 +42,8 @@ struct Inner {
     segments: Vec<Segment>,
     entry: u64,
     end: u64,
-    symbols: Vec<Symbol>,
+    /// Read when the first crash is reported: a machine needs none.
+    symbols: OnceLock<Vec<Symbol>>,
 }
 
 /// A loadable segment; ranges are page-disjoint and ascending.
@@ -171,8 +176,8 @@ impl Unikernel {
             Some(ABI_VERSION) => {}
             Some(found) => return Err(ElfError::WrongAbi { found }),
         }
-        let symbols = symbols(&file);
-        Ok(Self { inner: Arc::new(Inner { bytes: bytes.to_vec(), segments, entry, end, symbols }) })
+        let (bytes, symbols) = (bytes.to_vec(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { bytes, segments, entry, end, symbols }) })
     }
 
     /// One page of code at [`IMAGE_BASE`], for probes.
@@ -180,8 +185,8 @@ impl Unikernel {
         let end = IMAGE_BASE + PAGE_SIZE;
         let file = 0..code.len().min(4096);
         let segment = Segment { index: 0, memory: IMAGE_BASE..end, file, write: false, execute: true };
-        let (bytes, segments) = (code.to_vec(), vec![segment]);
-        Self { inner: Arc::new(Inner { bytes, segments, entry: IMAGE_BASE, end, symbols: Vec::new() }) }
+        let (bytes, segments, symbols) = (code.to_vec(), vec![segment], OnceLock::from(Vec::new()));
+        Self { inner: Arc::new(Inner { bytes, segments, entry: IMAGE_BASE, end, symbols }) }
     }
 
     /// Address of the first instruction.
@@ -196,6 +201,11 @@ impl Unikernel {
         self.inner.end
     }
 
+    /// SHA-256 of the file.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.inner.bytes).into()
+    }
+
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.inner.segments
     }
@@ -205,8 +215,9 @@ impl Unikernel {
     }
 
     /// The function that holds `address`: its demangled name, and the offset of `address` in it.
-    pub(crate) fn symbol(&self, address: u64) -> Option<(String, u64)> {
-        let symbols = &self.inner.symbols;
+    #[must_use]
+    pub fn symbol(&self, address: u64) -> Option<(String, u64)> {
+        let symbols = self.inner.symbols.get_or_init(|| symbols(&self.inner.bytes));
         let after = symbols.partition_point(|symbol| symbol.address <= address);
         let symbol = symbols.get(after.checked_sub(1)?)?;
         let offset = address - symbol.address;
@@ -255,8 +266,9 @@ fn abi_note(file: &ElfBytes<'_, LittleEndian>, header: &ProgramHeader) -> Result
 }
 
 /// Function symbols by address; a file without them, or with damaged ones, only loses names in reports.
-fn symbols(file: &ElfBytes<'_, LittleEndian>) -> Vec<Symbol> {
-    let mut symbols = symbol_table(file).unwrap_or_default();
+fn symbols(bytes: &[u8]) -> Vec<Symbol> {
+    let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).ok();
+    let mut symbols = file.and_then(|file| symbol_table(&file)).unwrap_or_default();
     symbols.sort_by_key(|symbol| symbol.address);
     symbols
 }

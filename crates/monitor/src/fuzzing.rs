@@ -13,6 +13,7 @@ use kernlet_abi::{
     map::{BOOT_BASE, PAGE_SIZE, PAGE_TABLE_BASE, PAGE_TABLE_END, STACK_BASE, VECTORS_PAGE},
 };
 use kernlet_accel::Session;
+use kvm_bindings::CpuId;
 
 use crate::{
     Cause, Frame, Level, LogSink, MachineConfig, Registers, Request, Response, Services, Unikernel, backtrace,
@@ -22,6 +23,8 @@ use crate::{
     kvm,
     layout::Layout,
     memory::GuestMemory,
+    processor::CpuState,
+    saved::{self, LoadError, TemplateKey, forge},
 };
 
 /// What the page tables say of an address.
@@ -206,5 +209,63 @@ impl Sandbox {
         for beyond in [layout.memory, layout.memory + (1 << 30), 1 << 32, 1 << 39, 1 << 47, u64::MAX - 4095] {
             assert_eq!(self.walk(beyond), None, "beyond memory");
         }
+    }
+}
+
+/// What reads saved templates, without a processor to run them.
+#[derive(Debug)]
+pub struct TemplateReader {
+    unikernel: Unikernel,
+    config: MachineConfig,
+    layout: Layout,
+    key: TemplateKey,
+    cpuid: CpuId,
+}
+
+impl TemplateReader {
+    /// One for templates of this.
+    ///
+    /// # Errors
+    /// It cannot be laid out.
+    pub fn new(unikernel: &Unikernel, config: &MachineConfig, accel: &Session) -> Result<Self, Cause> {
+        let layout = Layout::new(unikernel, config)?;
+        let cpuid = CpuId::new(0).unwrap();
+        let key = TemplateKey::of(&cpuid, unikernel, config, accel, "");
+        Ok(Self { unikernel: unikernel.clone(), config: config.clone(), layout, key, cpuid })
+    }
+
+    /// Gives bytes the head and the checksum that they need to be looked at further.
+    pub fn repair(&self, bytes: &mut [u8]) {
+        forge::repair(bytes, &self.key);
+    }
+
+    /// A file with these runs of pages (first, count), and registers of zeroes but for the flags.
+    #[must_use]
+    pub fn forge(&self, runs: &[(u64, u64)], pages: &[u8]) -> Vec<u8> {
+        let registers = kvm::CpuState::first(&self.cpuid).encode();
+        forge::file(&self.key, &registers, runs, pages)
+    }
+
+    /// Reads a file; what it gives holds what no guest can write as every machine has it, and writes the same file again.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    ///
+    /// # Panics
+    /// When it is not so.
+    pub fn read(&self, bytes: &[u8]) -> Result<(), LoadError> {
+        let (memory, cpu) = saved::read(bytes, &self.key, &self.layout, &self.config, &self.cpuid)?;
+        let untouched = GuestMemory::new(self.layout.memory).unwrap();
+        write_image(&untouched, &self.layout, &self.unikernel, &self.config).unwrap();
+        let window = self.layout.window.offset..self.layout.memory;
+        for offset in (0..STACK_BASE).chain(window).step_by(4096) {
+            let (mut ours, mut theirs) = ([0; 4096], [0; 4096]);
+            memory.read(offset, &mut ours).unwrap();
+            untouched.read(offset, &mut theirs).unwrap();
+            assert!(ours == theirs, "the monitor's page at {offset:#x} came from the file");
+        }
+        let CpuState::Kvm(cpu) = cpu;
+        assert_eq!(cpu.encode().len(), forge::CPU_LEN);
+        Ok(())
     }
 }

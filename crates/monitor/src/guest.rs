@@ -214,12 +214,17 @@ pub(crate) fn write_image(
     config: &MachineConfig,
 ) -> Result<(), Cause> {
     let outside = |_| Cause::Layout(LayoutError::MemorySize { memory: layout.memory });
-    kvm::write_tables(memory, layout)?;
-    write_boot_page(memory, layout, config)?;
+    write_platform(memory, layout, config)?;
     for segment in unikernel.segments() {
         memory.write(segment.memory.start, unikernel.contents(segment)).map_err(outside)?;
     }
     Ok(())
+}
+
+/// The part of it that no guest can write.
+pub(crate) fn write_platform(memory: &GuestMemory, layout: &Layout, config: &MachineConfig) -> Result<(), Cause> {
+    kvm::write_tables(memory, layout)?;
+    write_boot_page(memory, layout, config)
 }
 
 fn write_boot_page(memory: &GuestMemory, layout: &Layout, config: &MachineConfig) -> Result<(), Cause> {

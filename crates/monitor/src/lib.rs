@@ -11,6 +11,7 @@
 //! | `processor` | a guest's processor, of whichever backend, and why it stops |
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
+//! | `saved` | templates in files |
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
@@ -41,6 +42,7 @@ mod message;
 mod probe;
 mod processor;
 mod report;
+mod saved;
 mod template;
 mod trace;
 
@@ -54,5 +56,6 @@ pub use message::{Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
 pub use processor::Registers;
 pub use report::{FaultDetail, Report, RequestSummary};
+pub use saved::{LoadError, TemplateKey};
 pub use template::{Template, Watchers};
 pub use trace::{Event, Observer, What};

@@ -2,11 +2,12 @@
 //! machines are copy-on-write views. Used by the machine and the hypercalls; only `borrow` goes around it.
 //! Every access is bounds-checked against the mapping.
 
-use std::{cell::RefCell, io, os::fd::OwnedFd, ptr::NonNull};
+use std::{cell::RefCell, io, ops::Range, os::fd::OwnedFd, ptr::NonNull};
 
 use kernlet_abi::{Span, map::PAGE_SIZE};
 use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
+    fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek},
+    io::{Errno, pwrite, retry_on_intr},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
 };
 use vm_memory::VolatileSlice;
@@ -45,7 +46,24 @@ impl FrozenMemory {
         self.mapping.size
     }
 
-    fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), OutOfBounds> {
+    /// Takes over a file that nobody maps for writing.
+    fn seal(file: OwnedFd, size: u64) -> Result<Self, io::Error> {
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(Self { mapping: Mapping::new(&file, size, ProtFlags::READ, MapFlags::SHARED)?, file })
+    }
+
+    /// The next run of bytes at or after `offset` that take host memory; whatever lies between two runs is zero, and
+    /// reading it through the mapping would give it memory.
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, io::Error> {
+        let start = match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(start..seek(&self.file, SeekFrom::Hole(start))?))
+    }
+
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.mapping.pointer(Span { offset, len: to.len() as u64 })?;
         let (len, pointer) = (to.len(), NonNull::from(to).cast());
         // SAFETY: as many bytes as `to` has lie in the mapping from there on, and nobody can change them.
@@ -119,15 +137,43 @@ impl GuestMemory {
 
     /// Freezes what the memory holds now as a template's. The memory itself becomes a view of it.
     pub(crate) fn freeze(&mut self) -> Result<FrozenMemory, io::Error> {
-        let file = self.file.take().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let file = self.take_file()?;
         let (address, size) = (self.mapping.base.as_ptr().cast(), self.mapping.size);
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         // SAFETY: the new mapping takes the place of the old one, whole, with the same contents; the guest is
         // stopped, and KVM follows a mapping that changes under a memory region.
         unsafe { mmap(address, index(size), READ_WRITE, flags, &file, 0) }?;
-        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
         self.dirty = RefCell::new(DirtyPages::none(size));
-        Ok(FrozenMemory { mapping: Mapping::new(&file, size, ProtFlags::READ, MapFlags::SHARED)?, file })
+        FrozenMemory::seal(file, size)
+    }
+
+    /// Freezes it for templates only.
+    pub(crate) fn into_frozen(mut self) -> Result<FrozenMemory, io::Error> {
+        let (file, size) = (self.take_file()?, self.mapping.size);
+        // Nobody may still have it mapped for writing.
+        drop(self);
+        FrozenMemory::seal(file, size)
+    }
+
+    fn take_file(&mut self) -> Result<OwnedFd, io::Error> {
+        self.file.take().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    }
+
+    /// Fills in what a template's memory is to hold, without mapping it.
+    pub(crate) fn fill(&self, mut offset: u64, mut bytes: &[u8]) -> Result<(), io::Error> {
+        let file = self.file.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.mapping.size) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        while !bytes.is_empty() {
+            let written = retry_on_intr(|| pwrite(file, bytes, offset))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += written as u64;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// Host address of the guest's address zero, for KVM.

@@ -1,7 +1,12 @@
 //! A template: a guest frozen when it first asked for a request, of which machines are copy-on-write views.
 //! Made once a function by the watchdog. It never runs, and nobody can write its memory.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
     crash::{Cause, Crash},
@@ -14,6 +19,7 @@ use crate::{
     memory::FrozenMemory,
     message::{Services, Usage},
     processor::CpuState,
+    saved::{self, LoadError, TemplateKey},
     trace::Observer,
 };
 
@@ -80,6 +86,33 @@ impl Template {
         let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
         let template = Self { inner: Arc::new(inner) };
         Ok((template.clone(), Machine::new(guest, template)))
+    }
+
+    /// A template that an earlier process saved under this key, for [`Self::machine`] to make the first one of.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        unikernel: &Unikernel,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        let layout = Layout::new(unikernel, config).map_err(Cause::from)?;
+        let file = BufReader::with_capacity(64 * 1024, file);
+        let (memory, cpu) = saved::read(file, key, &layout, config, hypervisor.cpuid())?;
+        let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`]. Until it is there as a whole, the file is none. What the
+    /// function keeps in memory is in it: the file should be its owner's alone.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        saved::write(file, key, &self.inner.memory, &self.inner.layout, &self.inner.cpu)
     }
 
     /// Another machine, in exactly the template's state.

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
 };
@@ -11,7 +11,7 @@ use std::{
 use kernlet_accel::{Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionSpec, Isolation};
-use kernlet_monitor::{Crash, Hypervisor, Level, Machine, MachineConfig, Services, Template, Unikernel};
+use kernlet_monitor::{Crash, Hypervisor, Level, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     preload::Preload,
     report::CrashReport,
     request::OwnedRequest,
+    saved::{self, Destination, Saved, Wanted},
     worker::Worker,
 };
 
@@ -42,8 +43,8 @@ pub(crate) struct Shared {
     pub(crate) unikernel: Unikernel,
     pub(crate) machine: MachineConfig,
     pub(crate) services: Services,
-    /// Booted by the first that needs a machine.
-    template: Mutex<Option<Template>>,
+    /// Loaded at the start, or booted by the first that needs a machine.
+    template: Mutex<Option<Held>>,
     pub(crate) isolation: Isolation,
     pub(crate) limit: TimeLimit,
     pub(crate) inflight: Inflight,
@@ -79,8 +80,17 @@ impl Parts {
     }
 }
 
+/// A function's template.
+#[derive(Debug)]
+struct Held {
+    template: Template,
+    /// It comes from a file, and no machine has been made of it yet.
+    untried: bool,
+}
+
 impl Function {
-    /// Reads the function's files, opens the hypervisor, and begins to load its models and to boot its template.
+    /// Reads the function's files, opens the hypervisor, and begins to load its models and, where none
+    /// is saved, to boot its template.
     /// Keeps no machine yet.
     ///
     /// # Errors
@@ -94,6 +104,19 @@ impl Function {
             told.watchdog("", Level::Error, &format!("models could not be loaded, so no request is served: {why}"));
         })?;
         let config = &spec.config;
+        let saved = match &spec.template {
+            Some(path) => {
+                let key = TemplateKey::new(&hypervisor, &unikernel, &machine, &accel, &spec.digest);
+                let wanted = Wanted { key: &key, hypervisor: &hypervisor, unikernel: &unikernel, machine: &machine };
+                saved::open(path, wanted, log)
+            }
+            None => Saved::Missing(None),
+        };
+        let (template, destination) = match saved {
+            Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
+            Saved::Missing(destination) => (None, destination),
+        };
+        let boots = template.is_none();
         let shared = Arc::new(Shared {
             inflight: Inflight::new(Arc::clone(&name), config),
             name,
@@ -101,18 +124,23 @@ impl Function {
             unikernel,
             machine,
             services: Services { accel, log: Arc::new(log.clone()) },
-            template: Mutex::new(None),
+            template: Mutex::new(template),
             isolation: config.isolation,
             limit: TimeLimit::of_function(config.exec_timeout),
             preload,
             log: log.clone(),
         });
-        let preparing = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("template".to_owned())
-            .stack_size(MACHINE_STACK)
-            .spawn(move || preparing.prepare())
-            .map_err(|source| WatchdogError::System { action: "start the thread that boots the template", source })?;
+        if boots {
+            let preparing = Arc::clone(&shared);
+            thread::Builder::new()
+                .name("template".to_owned())
+                .stack_size(MACHINE_STACK)
+                .spawn(move || preparing.prepare(destination))
+                .map_err(|source| WatchdogError::System {
+                    action: "start the thread that boots the template",
+                    source,
+                })?;
+        }
         Ok(Self { pool: Pool::new(Arc::clone(&shared)), shared })
     }
 
@@ -151,27 +179,51 @@ impl Function {
 
 impl Shared {
     /// Boots the template before the first request needs it, once the models that its initialisation may use are
-    /// loaded. What fails here is logged, and tried again by the first request.
-    fn prepare(&self) {
+    /// loaded, and saves it. What fails here is logged, and tried again by the first request.
+    fn prepare(&self, destination: Option<Destination>) {
         let deadline = self.limit.deadline(Instant::now());
-        if self.preload.wait(deadline).is_ok()
-            && let Err(crash) = self.new_machine(deadline)
-        {
+        if self.preload.wait(deadline).is_err() {
+            return;
+        }
+        if let Err(crash) = self.new_machine(deadline) {
             self.crashed("", self.limit, crash);
         }
+        let template = self.held().as_ref().map(|held| held.template.clone());
+        if let (Some(template), Some(destination)) = (template, destination) {
+            destination.save(&template, &self.log);
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pristine machine, to be used on this thread. The first one takes the time that the function needs to
     /// initialise; others wait for it and are made of its template.
     pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
-        let mut held = self.template.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         let services = self.services.clone();
-        if let Some(template) = held.clone() {
-            drop(held);
-            return template.machine(&self.hypervisor, services);
+        match &mut *held {
+            Some(Held { template, untried: false }) => {
+                let template = template.clone();
+                drop(held);
+                return template.machine(&self.hypervisor, services);
+            }
+            Some(Held { template, untried }) => match template.machine(&self.hypervisor, services.clone()) {
+                Ok(machine) => {
+                    *untried = false;
+                    return Ok(machine);
+                }
+                Err(crash) => {
+                    let text =
+                        format!("no machine can be made of the saved template, so the function is booted: {crash}");
+                    self.log.watchdog("", Level::Warn, &text);
+                }
+            },
+            None => {}
         }
         let (template, machine) = Template::boot(&self.hypervisor, &self.unikernel, &self.machine, services, deadline)?;
-        *held = Some(template);
+        *held = Some(Held { template, untried: false });
         Ok(machine)
     }
 

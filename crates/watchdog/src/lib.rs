@@ -17,6 +17,7 @@
 //! | `function` | what the machines of a function share |
 //! | `pool`, `worker` | machine threads; the machine of one thread |
 //! | `preload` | loads models before the first request |
+//! | `saved` | the template in a file |
 //! | `log` | lines of the function and of the watchdog, to standard output |
 //! | `report` | crash reports, for the log and for people |
 //! | `error` | everything that can go wrong, with its HTTP status |
@@ -33,6 +34,7 @@ mod preload;
 mod report;
 mod request;
 mod response;
+mod saved;
 mod server;
 mod worker;
 

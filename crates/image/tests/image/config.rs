@@ -131,6 +131,7 @@ fn a_specification_survives_its_way_to_the_watchdog() {
         resources: vec![("model".to_owned(), PathBuf::from("/m"))],
         config: FunctionConfig { isolation: Isolation::Fresh, ..FunctionConfig::default() },
         environment: map(&[("A", "b")]),
+        template: None,
     };
     let text = serde_json::to_string(&spec).unwrap();
     assert!(

@@ -9,9 +9,9 @@ use kernlet_abi::hypercall::HYPERCALL_PORT;
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MEM_LOG_DIRTY_PAGES, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-pub(crate) use arch::CpuState;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
+pub(crate) use arch::{CpuState, describe_processor};
 
 use crate::{
     crash::{Cause, kvm},

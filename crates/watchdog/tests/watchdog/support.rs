@@ -86,6 +86,7 @@ impl Deployment {
             resources: Vec::new(),
             config: FunctionConfig::default(),
             environment: BTreeMap::new(),
+            template: None,
         };
         Self { spec, folder }
     }

@@ -207,21 +207,7 @@ impl FaultFrame {
 pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<(), Cause> {
     vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
     let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
-    // PE, MP, ET, NE, WP, AM, PG; PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE; LME, LMA, NXE. Not SCE: `syscall`
-    // would go to ring 0 with a stack pointer of the guest's choice, where the next fault's frame would be written.
-    sregs.cr0 = 0x8005_0033;
-    sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 16;
-    sregs.cr3 = PAGE_TABLE_BASE;
-    sregs.efer = 0xd00;
-    sregs.gdt.base = GDT;
-    sregs.gdt.limit = 0x3f;
-    sregs.idt.base = IDT;
-    sregs.idt.limit = u16::from(VECTORS) * 16 - 1;
-    sregs.ldt = kvm_segment::default();
-    user_segments(&mut sregs);
-    if supported_xcr0(cpuid).is_some() {
-        sregs.cr4 |= CR4_OSXSAVE;
-    }
+    system_registers(&mut sregs, cpuid);
     vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
     set_xcr0(vcpu, cpuid)?;
     let regs = kvm_regs {
@@ -233,6 +219,25 @@ pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<()
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))
+}
+
+/// Long mode at CPL 3 with our tables: everything that decides what a guest is.
+fn system_registers(sregs: &mut kvm_sregs, cpuid: &CpuId) {
+    // PE, MP, ET, NE, WP, AM, PG; PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE; LME, LMA, NXE. Not SCE: `syscall`
+    // would go to ring 0 with a stack pointer of the guest's choice, where the next fault's frame would be written.
+    sregs.cr0 = 0x8005_0033;
+    sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 16;
+    sregs.cr3 = PAGE_TABLE_BASE;
+    sregs.efer = 0xd00;
+    sregs.gdt.base = GDT;
+    sregs.gdt.limit = 0x3f;
+    sregs.idt.base = IDT;
+    sregs.idt.limit = u16::from(VECTORS) * 16 - 1;
+    sregs.ldt = kvm_segment::default();
+    user_segments(sregs);
+    if supported_xcr0(cpuid).is_some() {
+        sregs.cr4 |= CR4_OSXSAVE;
+    }
 }
 
 fn set_xcr0(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
@@ -483,6 +488,110 @@ fn loading_leaves_nothing() -> bool {
     !keeps || (__cpuid(0x8000_0000).eax >= 0x8000_0008 && __cpuid(0x8000_0008).ebx & 1 << 2 != 0)
 }
 
+/// Bits of RFLAGS that code at CPL 3 can have set (Intel SDM volume 1, section 3.4.3): not IOPL, which would open every
+/// port, nor virtual-8086 mode. IF is set where KVM shows it so.
+const USER_FLAGS: u64 = 0x0025_4fd5;
+
+/// A [`CpuState`] in a file: KVM's structures one after the other, as they are.
+impl CpuState {
+    /// Bytes that [`Self::encode`] gives.
+    pub(crate) const ENCODED_LEN: usize = size_of::<kvm_regs>()
+        + size_of::<kvm_sregs>()
+        + size_of::<kvm_xsave>()
+        + size_of::<kvm_debugregs>()
+        + size_of::<kvm_xcrs>()
+        + MSRS.len() * size_of::<kvm_msr_entry>();
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { regs, sregs, xsave, debug, xcrs, msrs } = self;
+        let parts = [regs.as_bytes(), sregs.as_bytes(), xsave.as_bytes(), debug.as_bytes(), xcrs.as_bytes()];
+        parts.into_iter().chain([msrs.as_slice().as_bytes()]).flatten().copied().collect()
+    }
+
+    /// The state of a guest that has not run, as far as its rights go.
+    #[cfg(any(test, feature = "fuzzing"))]
+    #[allow(clippy::unwrap_used, reason = "tests")]
+    pub(crate) fn first(cpuid: &CpuId) -> Self {
+        let mut sregs = kvm_sregs::default();
+        system_registers(&mut sregs, cpuid);
+        let msrs = MSRS.map(|index| kvm_msr_entry { index, ..Default::default() });
+        Self {
+            regs: kvm_regs { rflags: 2, ..Default::default() },
+            sregs,
+            xsave: kvm_xsave::default(),
+            debug: kvm_debugregs::default(),
+            xcrs: kvm_xcrs::default(),
+            msrs: Msrs::from_entries(&msrs).unwrap(),
+        }
+    }
+
+    /// Reads what a stranger may have written. What decides over the guest's rights has to be as the monitor sets it;
+    /// the rest is the guest's own to change anyway, or else KVM refuses it when a machine is made.
+    pub(crate) fn decode(mut bytes: &[u8], cpuid: &CpuId) -> Result<Self, &'static str> {
+        let (regs, sregs): (kvm_regs, kvm_sregs) = (take(&mut bytes)?, take(&mut bytes)?);
+        let (xsave, debug, xcrs) = (take(&mut bytes)?, take(&mut bytes)?, take(&mut bytes)?);
+        let entries: [kvm_msr_entry; MSRS.len()] = take(&mut bytes)?;
+        if !bytes.is_empty() {
+            return Err("its registers are longer than they can be");
+        }
+        let mut right = sregs;
+        system_registers(&mut right, cpuid);
+        (right.ds, right.es, right.fs, right.gs) = (sregs.ds, sregs.es, sregs.fs, sregs.gs);
+        // What a processor makes of these two: busy, and unusable.
+        (right.tr.type_, right.ldt) = (sregs.tr.type_, sregs.ldt);
+        let usable = |segment: &kvm_segment| segment.present != 0 && segment.unusable == 0;
+        let is_users = |segment: &kvm_segment| !usable(segment) || segment.dpl == 3;
+        if right != sregs || sregs.interrupt_bitmap != [0; 4] || usable(&sregs.ldt) {
+            return Err("its system registers are not those of a guest");
+        }
+        if ![sregs.ds, sregs.es, sregs.fs, sregs.gs].iter().all(is_users) {
+            return Err("its segments are not those of a guest");
+        }
+        if regs.rflags & !USER_FLAGS != 2 {
+            return Err("its flags are not those of a guest");
+        }
+        if entries.iter().map(|entry| entry.index).ne(MSRS) {
+            return Err("its model-specific registers are not those that are kept");
+        }
+        let msrs = Msrs::from_entries(&entries).map_err(|_| "there is no memory for its registers")?;
+        Ok(Self { regs, sregs, xsave, debug, xcrs, msrs })
+    }
+}
+
+fn take<T: FromBytes>(bytes: &mut &[u8]) -> Result<T, &'static str> {
+    let (value, rest) = T::read_from_prefix(bytes).map_err(|_| "its registers are cut short")?;
+    *bytes = rest;
+    Ok(value)
+}
+
+/// Names a processor as far as a guest that has looked at it depends on it: KVM's features without what differs from
+/// one core to the next, and the kinds of KVM there are.
+pub(crate) fn describe_processor(cpuid: &CpuId) -> Vec<u8> {
+    let mut leaves: Vec<[u32; 6]> = cpuid
+        .as_slice()
+        .iter()
+        .map(|leaf| {
+            let (mut eax, mut ebx, mut ecx, mut edx) = (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
+            match leaf.function {
+                // The initial APIC id; OSXSAVE (SDM volume 2A, CPUID).
+                1 => (ebx, ecx) = (ebx & 0x00ff_ffff, ecx & !(1 << 27)),
+                // The x2APIC id.
+                0xb | 0x1f => edx = 0,
+                // Sizes for the XCR0 of the moment.
+                0xd => ebx = 0,
+                // AMD's extended APIC id, compute unit and node.
+                0x8000_001e => (eax, ebx, ecx) = (0, 0, 0),
+                _ => {}
+            }
+            [leaf.function, leaf.index, eax, ebx, ecx, edx]
+        })
+        .collect();
+    leaves.sort_unstable();
+    let kinds = ["kvm_intel", "kvm_amd", "kvm_pvm"];
+    let kinds = kinds.into_iter().filter(|kind| std::path::Path::new("/sys/module").join(kind).exists());
+    leaves.as_bytes().iter().copied().chain(kinds.flat_map(str::bytes)).collect()
+}
+
 /// Lets KVM complete the port write of the last exit, so that the registers stand behind it.
 fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Cause> {
     vcpu.set_kvm_immediate_exit(1);
@@ -493,4 +602,57 @@ fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Cause> {
     };
     vcpu.set_kvm_immediate_exit(0);
     ended
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_that_no_guest_can_have_are_refused() {
+        let cpuid = CpuId::new(0).unwrap();
+        let decode = |change: fn(&mut CpuState)| {
+            let mut state = CpuState::first(&cpuid);
+            change(&mut state);
+            CpuState::decode(&state.encode(), &cpuid).map(|decoded| assert_eq!(decoded.encode(), state.encode()))
+        };
+        let system = Err("its system registers are not those of a guest");
+        let forbidden: [fn(&mut CpuState); 13] = [
+            |state| state.sregs.cs.dpl = 0,
+            |state| state.sregs.ss.dpl = 0,
+            |state| state.sregs.cs.selector = KERNEL_CODE,
+            |state| state.sregs.cr0 ^= 1 << 16,
+            |state| state.sregs.cr3 += PAGE_SIZE,
+            |state| state.sregs.cr4 |= 1 << 12,
+            |state| state.sregs.efer |= 1,
+            |state| state.sregs.gdt.base = STACK_TOP,
+            |state| state.sregs.idt.limit = 0,
+            |state| state.sregs.tr.base = STACK_TOP,
+            |state| state.sregs.tr.limit = 0x2000,
+            |state| state.sregs.ldt.present = 1,
+            |state| state.sregs.interrupt_bitmap[0] = 1,
+        ];
+        for change in forbidden {
+            assert_eq!(decode(change), system);
+        }
+        assert!(decode(|state| state.sregs.ds.dpl = 0).is_err());
+        assert!(decode(|state| state.regs.rflags |= 3 << 12).is_err(), "every port");
+        assert!(decode(|state| state.regs.rflags |= 1 << 17).is_err(), "virtual-8086 mode");
+        assert!(decode(|state| state.msrs.as_mut_slice()[0].index = 0x1b).is_err());
+        let allowed: [fn(&mut CpuState); 5] = [
+            |state| state.regs.rip = u64::MAX,
+            |state| state.sregs.fs.base = 0x1234,
+            |state| state.sregs.gs = kvm_segment { unusable: 1, ..Default::default() },
+            |state| state.regs.rflags |= 1 << 9 | 1 << 10,
+            |state| state.xsave.region.fill(u32::MAX),
+        ];
+        for change in allowed {
+            assert_eq!(decode(change), Ok(()));
+        }
+        let bytes = CpuState::first(&cpuid).encode();
+        assert_eq!(bytes.len(), CpuState::ENCODED_LEN);
+        assert!(CpuState::decode(&bytes[1..], &cpuid).is_err());
+        assert!(CpuState::decode(&[&bytes[..], &[0]].concat(), &cpuid).is_err());
+    }
 }
