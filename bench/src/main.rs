@@ -11,16 +11,21 @@
 //! | `bare`, `native` | the other sides: bare KVM, a plugin without a platform |
 //! | `allocations` | how often this program takes memory |
 //! | `platform`, `http` | the platform as a process, and a client of it |
+//! | `census` | what processes hold: memory, descriptors, threads, machines |
+//! | `ring0` | whether a guest at ring 0 can use vectors here, as some peers' do |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "an allocator is unsafe to write")]
 mod allocations;
 #[allow(unsafe_code, reason = "gives a machine its memory")]
 mod bare;
+mod census;
 mod http;
 mod machine;
 mod native;
 mod platform;
+#[allow(unsafe_code, reason = "gives a machine its memory")]
+mod ring0;
 mod stats;
 mod suites;
 mod table;
@@ -58,6 +63,9 @@ struct CommandLine {
     /// Measure every suite so often; of each figure the middle one is shown, and all are in its details
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// How many invocations the soak makes
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    invocations: u64,
     /// Measure this `kernlet` program instead of building one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -82,6 +90,11 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Classify),
             Choice::One(Suite::Cold),
             Choice::One(Suite::Size),
+            Choice::One(Suite::Peers),
+            Choice::One(Suite::Faults),
+            Choice::One(Suite::Density),
+            Choice::One(Suite::Scale),
+            Choice::One(Suite::Soak),
             Choice::All,
         ];
         ALL
@@ -90,7 +103,9 @@ impl ValueEnum for Choice {
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         match self {
             Self::One(suite) => suite.to_possible_value(),
-            Self::All => Some(clap::builder::PossibleValue::new("all").help("All of them, one after the other")),
+            Self::All => {
+                Some(clap::builder::PossibleValue::new("all").help("All of them but the soak, one after the other"))
+            }
         }
     }
 }
@@ -113,10 +128,10 @@ fn main() -> anyhow::Result<()> {
     }
     let suites = match options.suite {
         Some(Choice::One(suite)) => vec![suite],
-        Some(Choice::All) | None => Suite::value_variants().to_vec(),
+        Some(Choice::All) | None => Suite::value_variants().iter().copied().filter(|suite| suite.is_short()).collect(),
     };
     let machine = MachineLine::read();
-    let rows = measure(&suites, options.runs, &workshop)?;
+    let rows = measure(&suites, &options, &workshop)?;
     if options.json {
         for row in &rows {
             writeln!(out, "{}", row.to_json())?;
@@ -127,12 +142,13 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(suites: &[Suite], runs: u32, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
+fn measure(suites: &[Suite], options: &CommandLine, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let mut figures: Vec<Vec<Row>> = Vec::new();
+    let runs = options.runs;
     for run in 1..=runs {
         for suite in suites {
             eprintln!("measuring {suite:?}, run {run} of {runs}");
-            for row in suite.run(workshop)? {
+            for row in suite.run(workshop, options.invocations)? {
                 match figures.iter_mut().find(|figure| figure.iter().any(|known| known.name == row.name)) {
                     Some(figure) => figure.push(row),
                     None => figures.push(vec![row]),

@@ -46,7 +46,8 @@ impl Drop for Process {
 /// A gateway, with a connection to it.
 #[derive(Debug)]
 pub(crate) struct Platform {
-    _process: Process,
+    process: Process,
+    address: SocketAddr,
     client: Client,
     authorization: String,
 }
@@ -68,15 +69,37 @@ impl Platform {
         let mut lines = BufReader::new(stdout).lines();
         let first = lines.next().context("kernlet ended before it listened")??;
         let address = first.strip_prefix("kernlet is listening on http://").context(first.clone())?;
-        let client = Client::connect(address.parse::<SocketAddr>()?)?;
+        let address = address.parse()?;
+        let client = Client::connect(address)?;
         // Whatever else it prints must not block it.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Self { _process: process, client, authorization: authorization(home)? })
+        Ok(Self { process, address, client, authorization: authorization(home)? })
+    }
+
+    /// Where the gateway listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The gateway's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// Deploys a function from the image of its name, and waits until it is ready.
     pub(crate) fn deploy(&mut self, name: &str) -> anyhow::Result<()> {
         self.system(Method::POST, "/system/functions", &json!({ "service": name, "image": name }))?;
+        self.wait_ready(name)
+    }
+
+    /// Deploys a function from any image, with environment variables; it becomes ready by and by.
+    pub(crate) fn begin_deploy(&mut self, name: &str, image: &str, environment: &Value) -> anyhow::Result<()> {
+        let deployment = json!({ "service": name, "image": image, "envVars": environment });
+        self.system(Method::POST, "/system/functions", &deployment).map(drop)
+    }
+
+    /// Waits until a function is ready.
+    pub(crate) fn wait_ready(&mut self, name: &str) -> anyhow::Result<()> {
         let give_up = Instant::now() + PATIENCE;
         while self.available_replicas(name)? == 0 {
             ensure!(Instant::now() < give_up, "{name} is deployed and does not become ready");
@@ -85,9 +108,14 @@ impl Platform {
         Ok(())
     }
 
+    /// Removes a function; its process ends by and by.
+    pub(crate) fn begin_remove(&mut self, name: &str) -> anyhow::Result<()> {
+        self.system(Method::DELETE, "/system/functions", &json!({ "functionName": name })).map(drop)
+    }
+
     /// Removes a function, and waits until it is gone.
     pub(crate) fn remove(&mut self, name: &str) -> anyhow::Result<()> {
-        self.system(Method::DELETE, "/system/functions", &json!({ "functionName": name }))?;
+        self.begin_remove(name)?;
         let give_up = Instant::now() + PATIENCE;
         loop {
             let path = format!("/system/function/{name}");
@@ -103,6 +131,11 @@ impl Platform {
     /// Calls a function; anything but success is an error.
     pub(crate) fn call(&mut self, name: &str, headers: &[(&str, &str)], body: Bytes) -> anyhow::Result<Answer> {
         self.client.send(Method::POST, &format!("/function/{name}"), headers, body)?.ok()
+    }
+
+    /// Calls a function, whatever the answer.
+    pub(crate) fn try_call(&mut self, name: &str, body: Bytes) -> anyhow::Result<Answer> {
+        self.client.send(Method::POST, &format!("/function/{name}"), &[], body)
     }
 
     fn available_replicas(&mut self, name: &str) -> anyhow::Result<u64> {

@@ -65,7 +65,9 @@ pub(crate) struct Workshop {
     echo: OnceCell<Image>,
     classify: OnceCell<Image>,
     pages: OnceCell<Image>,
+    faults: OnceCell<Image>,
     program: OnceCell<PathBuf>,
+    static_echo: OnceCell<PathBuf>,
 }
 
 impl Workshop {
@@ -77,7 +79,9 @@ impl Workshop {
             echo: OnceCell::new(),
             classify: OnceCell::new(),
             pages: OnceCell::new(),
+            faults: OnceCell::new(),
             program: program.map_or_else(OnceCell::new, OnceCell::from),
+            static_echo: OnceCell::new(),
         })
     }
 
@@ -101,9 +105,19 @@ impl Workshop {
         get_or_make(&self.pages, || self.image("pages"))
     }
 
+    /// `functions/faults`: does what its path says.
+    pub(crate) fn faults(&self) -> anyhow::Result<&Image> {
+        get_or_make(&self.faults, || self.image("faults"))
+    }
+
     /// The `kernlet` program, as people get it.
     pub(crate) fn program(&self) -> anyhow::Result<&Path> {
         get_or_make(&self.program, build_program).map(PathBuf::as_path)
+    }
+
+    /// A static program, as small as they get, that writes what it reads.
+    pub(crate) fn static_echo(&self) -> anyhow::Result<&Path> {
+        get_or_make(&self.static_echo, || build_static_echo(self.home())).map(PathBuf::as_path)
     }
 
     fn image(&self, name: &'static str) -> anyhow::Result<Image> {
@@ -160,4 +174,34 @@ fn build_program() -> anyhow::Result<PathBuf> {
     let messages = output.stdout.split(|byte| *byte == b'\n');
     let mut programs = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok()?.executable);
     programs.next_back().context("cargo built kernlet and did not say where it is")
+}
+
+/// The other side of "a process for each request": nothing that a faster language could leave out.
+const STATIC_ECHO: &str = "\
+#include <unistd.h>
+int main(void) {
+    static char buffer[65536];
+    ssize_t length;
+    while ((length = read(0, buffer, sizeof buffer)) > 0)
+        for (ssize_t at = 0, written; at < length; at += written)
+            if ((written = write(1, buffer + at, length - at)) < 0)
+                return 1;
+    return length < 0;
+}
+";
+
+fn build_static_echo(folder: &Path) -> anyhow::Result<PathBuf> {
+    let (source, program) = (folder.join("static-echo.c"), folder.join("static-echo"));
+    fs::write(&source, STATIC_ECHO)?;
+    let output = Command::new("gcc")
+        .args(["-O2", "-static", "-o"])
+        .args([&program, &source])
+        .output()
+        .context("gcc cannot be run; install it (Debian: apt install gcc libc6-dev)")?;
+    ensure!(
+        output.status.success(),
+        "gcc could not build a static program: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(program)
 }

@@ -20,8 +20,8 @@ use crate::{
 const TARGET: Target = Target::AtMost(2.5);
 
 /// A small request, as a client of a function sends it.
-const BODY: &[u8; 64] = b"sixty-four bytes of a body, which is what a small request has.\r\n";
-const REQUEST: Request<'static> = Request {
+pub(super) const BODY: &[u8; 64] = b"sixty-four bytes of a body, which is what a small request has.\r\n";
+pub(super) const REQUEST: Request<'static> = Request {
     method: "POST",
     path: "/",
     query: "",
@@ -106,7 +106,7 @@ impl InProcess {
     }
 }
 
-fn is_echo(response: &Response) -> anyhow::Result<()> {
+pub(super) fn is_echo(response: &Response) -> anyhow::Result<()> {
     ensure!(response.body == BODY, "echo gave something else back");
     Ok(())
 }

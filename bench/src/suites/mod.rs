@@ -3,10 +3,15 @@
 
 mod classify;
 mod cold;
+mod density;
+mod faults;
 mod floor;
 mod invoke;
+mod peers;
 mod rewind;
+mod scale;
 mod size;
+mod soak;
 
 use std::time::Duration;
 
@@ -33,6 +38,16 @@ pub(crate) enum Suite {
     Cold,
     /// Bytes of an image, memory of an idle machine
     Size,
+    /// A clean invocation, over other ways to have one
+    Peers,
+    /// A watchdog killed, until its function answers again
+    Faults,
+    /// 2,000 idle machines of 20 functions
+    Density,
+    /// One function among 1,000 others
+    Scale,
+    /// A million invocations (see --invocations), each checked; never part of `all`
+    Soak,
 }
 
 impl Suite {
@@ -45,11 +60,21 @@ impl Suite {
             Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
             Self::Cold => &["cold.first_request_ms"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
+            Self::Peers => peers::FIGURES,
+            Self::Faults => &["faults.restart_ms"],
+            Self::Density => &["density.kib_per_machine", "density.unanswered"],
+            Self::Scale => &["scale.p50_ratio"],
+            Self::Soak => &["soak.wrong", "soak.growth_percent"],
         }
     }
 
-    /// Measures.
-    pub(crate) fn run(self, workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
+    /// Whether it belongs to a table of all: one that takes minutes is asked for by its name.
+    pub(crate) const fn is_short(self) -> bool {
+        !matches!(self, Self::Soak)
+    }
+
+    /// Measures; the soak so many invocations.
+    pub(crate) fn run(self, workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<Row>> {
         match self {
             Self::Floor => floor::run(),
             Self::Invoke => invoke::run(workshop),
@@ -57,6 +82,11 @@ impl Suite {
             Self::Classify => classify::run(workshop),
             Self::Cold => cold::run(workshop),
             Self::Size => size::run(workshop),
+            Self::Peers => peers::run(workshop),
+            Self::Faults => faults::run(workshop),
+            Self::Density => density::run(workshop),
+            Self::Scale => scale::run(workshop),
+            Self::Soak => soak::run(workshop, invocations),
         }
     }
 }

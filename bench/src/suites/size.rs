@@ -69,7 +69,7 @@ fn kib(text: &str, name: &str) -> anyhow::Result<f64> {
 }
 
 /// Kernel memory of this process's control group, where it can be read; whatever else runs in the group is in it.
-fn kernel_kib() -> Option<f64> {
+pub(super) fn kernel_kib() -> Option<f64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let lines = groups.lines().filter_map(|line| line.split_once(':').and_then(|(_, rest)| rest.split_once(':')));
     let find = |controllers: &str| lines.clone().find(|(found, _)| *found == controllers).map(|(_, path)| path);

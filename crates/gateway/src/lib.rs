@@ -11,6 +11,7 @@
 mod answer;
 mod auth;
 mod body;
+mod crowd;
 mod deploy;
 mod function;
 mod functions;

@@ -5,6 +5,7 @@
 use crate::Context;
 use crate::answer;
 use crate::body::{Body, Upload};
+use crate::crowd::{Attended, Crowd, Guest};
 use crate::proxy;
 use crate::route::Route;
 use crate::system;
@@ -19,6 +20,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -33,12 +35,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long requests under way may go on after the gateway was told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a client may take nothing of an answer that waits for it, or leave what was sent unacknowledged: then it is
+/// gone, whether it said so or not, and its connection and the function's with it.
+const UNREAD: Duration = Duration::from_secs(60);
+/// What a client gets that nobody made room for.
+const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+    content-type: text/plain; charset=utf-8\r\ncontent-length: 59\r\n\r\n\
+    The gateway has as many requests as it can take: try again\n";
+
 const HOME: &str = "This is a Kernlet gateway. Functions answer at /function/NAME; the platform's own calls are under /system \
     and take the credentials in the gateway's auth folder. \"kernlet --help\" says more.";
 
 /// Accepts connections until it is told to stop, then waits for the requests under way.
 pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
+    let crowd = Crowd::within_descriptors();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_MAX);
     loop {
@@ -47,7 +58,10 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>, mut stop
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, peer)) => serve_connection(&http, stream, peer, &context, &graceful),
+            Ok((stream, peer)) => match crowd.enter() {
+                Some(guest) => serve_connection(&http, stream, peer, guest, &context, &graceful),
+                None => drop(tokio::spawn(send_away(stream))),
+            },
             Err(error) => {
                 tracing::warn!(%error, "A connection cannot be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -64,23 +78,41 @@ fn serve_connection(
     http: &http1::Builder,
     stream: TcpStream,
     peer: SocketAddr,
+    guest: Guest,
     context: &Arc<Context>,
     graceful: &GracefulShutdown,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection keeps small packets waiting");
     }
-    let context = Arc::clone(context);
+    if let Err(error) = notice_unread(&stream) {
+        tracing::debug!(%error, "A client that goes without a word is noticed late");
+    }
+    let (context, seat) = (Arc::clone(context), guest.seat());
     let service = service_fn(move |request| {
-        let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(answer(&context, peer, request).await) }
+        let (context, visit) = (Arc::clone(&context), seat.visit());
+        async move { Ok::<_, Infallible>(answer(&context, peer, request).await.map(|body| Attended::new(body, visit))) }
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, %peer, "A connection ended early");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, %peer, "A connection ended early");
+            },
+            () = guest.has_to_go() => tracing::debug!(%peer, "A connection without a request made room for another"),
         }
     });
+}
+
+/// Lets the system end the connection when the client takes nothing for as long as [`UNREAD`] (tcp(7),
+/// `TCP_USER_TIMEOUT`).
+fn notice_unread(stream: &TcpStream) -> rustix::io::Result<()> {
+    rustix::net::sockopt::set_tcp_user_timeout(stream, u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX))
+}
+
+async fn send_away(mut stream: TcpStream) {
+    // The client may be gone; what it has sent is not read.
+    let _ = timeout(Duration::from_secs(1), stream.write_all(CROWDED)).await;
 }
 
 async fn answer(context: &Arc<Context>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {

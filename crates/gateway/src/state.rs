@@ -7,6 +7,7 @@ use kernlet_image::FunctionSpec;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 /// Deployments as JSON under "NAME.NAMESPACE". The number is the format's version: another format is another table.
@@ -42,10 +43,12 @@ pub(crate) struct Record {
     pub(crate) created_at: String,
 }
 
-/// The open state file.
+/// The state file.
 #[derive(Debug)]
 pub(crate) struct State {
-    database: Database,
+    /// Closed after an error, until it is used again: redb refuses all work after an error of the disk, and opening
+    /// goes back to the last commit. So a disk that was full needs no new gateway.
+    database: Mutex<Option<Database>>,
     path: PathBuf,
 }
 
@@ -53,15 +56,8 @@ impl State {
     /// Opens or creates `<home>/state.redb`, repairing it after a crash.
     pub(crate) fn open(home: &Path) -> Result<State, StateError> {
         let path = home.join("state.redb");
-        let open = || -> Result<Database, redb::Error> {
-            let database = Database::create(&path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(DEPLOYMENTS)?;
-            transaction.commit()?;
-            Ok(database)
-        };
-        match open() {
-            Ok(database) => Ok(State { database, path }),
+        match open(&path) {
+            Ok(database) => Ok(State { database: Mutex::new(Some(database)), path }),
             Err(source) => Err(StateError { path, action: "opened", source: Box::new(source.into()) }),
         }
     }
@@ -98,25 +94,48 @@ impl State {
         &self,
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        change(&mut transaction.open_table(DEPLOYMENTS)?)?;
-        transaction.commit()?;
-        Ok(())
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            change(&mut transaction.open_table(DEPLOYMENTS)?)?;
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     fn entries(&self) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(DEPLOYMENTS)?;
-        let mut entries = Vec::new();
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            entries.push((key.value().to_owned(), value.value().to_vec()));
-        }
-        Ok(entries)
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(DEPLOYMENTS)?;
+            let mut entries = Vec::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                entries.push((key.value().to_owned(), value.value().to_vec()));
+            }
+            Ok(entries)
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match held.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let done = work(&database)?;
+        *held = Some(database);
+        Ok(done)
     }
 
     fn failed(&self, action: &'static str, source: Cause) -> StateError {
         StateError { path: self.path.clone(), action, source: Box::new(source) }
     }
+}
+
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(DEPLOYMENTS)?;
+    transaction.commit()?;
+    Ok(database)
 }
 
 #[cfg(test)]
@@ -158,6 +177,21 @@ mod tests {
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].0, "echo.openfaas-fn");
         assert_eq!(all[0].1.replicas, 3);
+    }
+
+    #[test]
+    fn a_change_that_failed_is_undone_and_the_next_one_works() {
+        let home = tempfile::tempdir().unwrap();
+        let state = State::open(home.path()).unwrap();
+        state.put("echo.openfaas-fn", &record(1)).unwrap();
+        let failed: Result<(), _> = state.with(|database| {
+            database.begin_write()?.open_table(DEPLOYMENTS)?.remove("echo.openfaas-fn")?;
+            Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(state.all().unwrap().len(), 1);
+        state.put("second.openfaas-fn", &record(1)).unwrap();
+        assert_eq!(state.all().unwrap().len(), 2);
     }
 
     #[test]

@@ -30,6 +30,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// A watchdog that lived this long did not die at once: the next death is again the first.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// The same for one that had become ready. It works, and was killed: its function is not kept from its callers. It is
+/// ten times what a start takes, so that a function whose watchdogs die in every request takes little of a processor.
+const STABLE_WHEN_READY: Duration = Duration::from_millis(250);
 /// Pause before the third start in a row; it doubles with each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between two starts.
@@ -107,7 +110,10 @@ impl Supervisor {
         let socket = launcher.folder.join(format!("{id}.sock"));
         let spec_path = launcher.folder.join(format!("{id}.json"));
         let encoded = serde_json::to_vec(spec).map_err(StartError::Encode)?;
-        write_private(&spec_path, &encoded).map_err(|source| StartError::File { path: spec_path.clone(), source })?;
+        write_private(&spec_path, &encoded).map_err(|source| {
+            remove(&spec_path);
+            StartError::File { path: spec_path.clone(), source }
+        })?;
         let listener = UnixListener::bind(&socket).map_err(|source| {
             remove(&spec_path);
             StartError::File { path: socket.clone(), source }
@@ -163,7 +169,9 @@ impl Supervisor {
                 deaths.count += 1;
                 deaths.latest = cause.as_str().into();
             });
-            deaths_in_a_row = if since.elapsed() >= STABLE_AFTER { 1 } else { deaths_in_a_row + 1 };
+            let was_ready = matches!(*reports.phase.borrow(), Phase::Ready);
+            let stable_after = if was_ready { STABLE_WHEN_READY } else { STABLE_AFTER };
+            deaths_in_a_row = if since.elapsed() >= stable_after { 1 } else { deaths_in_a_row + 1 };
             let pause = pause_after(deaths_in_a_row);
             let when = if pause.is_zero() { "now" } else { "soon" };
             self.say("error", &format!("The {cause}. Another one is started {when}."));

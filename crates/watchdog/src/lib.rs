@@ -38,7 +38,13 @@ mod saved;
 mod server;
 mod worker;
 
-use std::{fs::File, io, os::fd::AsFd, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd,
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
 
 use kernlet_image::{FunctionSpec, GoDuration};
 use kernlet_monitor::Level;
@@ -60,6 +66,10 @@ use crate::{exchange::Exchange, server::Server};
 /// environment variable `read_timeout` (of-watchdog's name) says otherwise.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a watchdog adds to the badness by which the system chooses a process when memory runs out (proc(5),
+/// `oom_score_adj`): a function that takes too much goes, with its requests, and not the gateway.
+const OUT_OF_MEMORY_SCORE: &str = "500";
+
 /// How long the last log lines may take to be read when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -73,6 +83,9 @@ pub fn run(spec: &FunctionSpec, listen: &Listen) -> Result<(), WatchdogError> {
         die_with_parent()?;
     }
     let log = start_log(spec)?;
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE) {
+        log.watchdog("", Level::Warn, &format!("the system may end others first when memory runs out: {error}"));
+    }
     let served = serve(spec, listen, &log);
     if let Err(error) = &served {
         log.watchdog("", Level::Error, &error::chain(error));

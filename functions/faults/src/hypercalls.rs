@@ -69,6 +69,13 @@ pub(crate) fn make(name: &str) -> Response<'static> {
     Response::new(200).body(format!("{status}"))
 }
 
+/// Makes the cheapest call there is for ever.
+pub(crate) fn flood() -> ! {
+    loop {
+        kernlet_guest::clock::monotonic();
+    }
+}
+
 fn head(number: u32) -> CallHead {
     CallHead { number, status: -1 }
 }

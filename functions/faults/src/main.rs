@@ -13,9 +13,10 @@ use alloc::{format, string::String, vec, vec::Vec};
 use core::{
     hint::black_box,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
-use kernlet_guest::{Request, Response, entropy, function, log};
+use kernlet_guest::{Request, Response, clock, entropy, function, log};
 
 function!(misbehave);
 
@@ -26,7 +27,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 const PATHS: &str = "\
 /count /log/TEXT /log-and-loop/TEXT /log-flood/LINES /size/BYTES /status/CODE
 /bad-header /split-header /forged-headers
-/panic /oom /one-huge-allocation /stack-overflow /loop
+/panic /oom /one-huge-allocation /stack-overflow /loop /hypercall-flood
+/spin/MILLISECONDS /digest
 /instruction/NAME /hypercall/NAME /scribble /keep /find/BYTE /entropy
 ";
 
@@ -52,6 +54,9 @@ fn misbehave(request: &Request) -> Response<'_> {
         "one-huge-allocation" => Response::new(200).body(vec![0; 1 << 40]),
         "stack-overflow" => Response::new(200).body(format!("{}", recurse(1))),
         "loop" => instructions::loop_for_ever(),
+        "hypercall-flood" => hypercalls::flood(),
+        "spin" => spin(Duration::from_millis(number(detail) as u64)),
+        "digest" => digest(request),
         "instruction" => instructions::run(detail),
         "hypercall" => hypercalls::make(detail),
         "keep" => keep(request.body()),
@@ -105,6 +110,27 @@ fn random() -> Response<'static> {
     let mut bytes = vec![0; 32];
     entropy::fill(&mut bytes);
     Response::new(200).body(bytes)
+}
+
+/// Works for so long, and looks at the clock only now and then: each look is a hypercall.
+fn spin(time: Duration) -> Response<'static> {
+    let start = clock::monotonic();
+    while clock::monotonic() - start < time {
+        for _ in 0..100_000 {
+            core::hint::spin_loop();
+        }
+    }
+    Response::new(200)
+}
+
+/// The body, and the FNV-1a hash (64 bits) of method, path, query and body as they were seen here.
+fn digest<'a>(request: &'a Request) -> Response<'a> {
+    let parts = [request.method().as_bytes(), request.path().as_bytes(), request.query().as_bytes(), request.body()];
+    let hash = parts
+        .into_iter()
+        .flatten()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    Response::new(200).header("X-Digest", &format!("{hash:016x}")).body(request.body())
 }
 
 fn use_up_memory() -> Response<'static> {

@@ -99,7 +99,15 @@ impl Store {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<ImageInfo, StoreError> {
         let blobs = self.keep_blobs()?;
-        let manifest = self.write_image(parts, progress).map_err(|error| error.storing(reference))?;
+        let manifest = match self.write_image(parts, progress) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                drop(blobs);
+                // What cannot be deleted now, the next import deletes.
+                let _ = self.collect_if_alone();
+                return Err(error.storing(reference));
+            }
+        };
         self.blobs.sync()?;
         let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let entry = manifest.annotated(oci::REF_NAME, reference.to_string()).annotated(oci::CREATED, created);
@@ -110,11 +118,17 @@ impl Store {
         self.write_index(&index)?;
         let info = self.info(reference, &entry)?;
         drop((index_lock, blobs));
-        // What the name stood for before may be needed no more; if others are at work, it can wait for them.
+        // What the name stood for before may be needed no more.
+        self.collect_if_alone()?;
+        Ok(info)
+    }
+
+    /// Deletes the blobs that no image needs; if others are at work, that can wait for them.
+    fn collect_if_alone(&self) -> Result<(), StoreError> {
         if let Some(_alone) = self.try_delete_blobs()? {
             self.collect(&self.read_index()?)?;
         }
-        Ok(info)
+        Ok(())
     }
 
     /// All images, by name.
