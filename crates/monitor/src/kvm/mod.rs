@@ -105,10 +105,23 @@ impl Processor {
 
     /// Freezes the memory of a guest that waits for its first request, which goes on as a view of it.
     pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
-        let state = CpuState::freeze(&mut self.vcpu, memory)?;
+        let state = self.settle(memory)?;
         let frozen = memory.freeze().map_err(|source| Cause::Memory { size: memory.size(), source })?;
         self.give_memory(memory, Tracking::On)?;
         Ok((frozen, state))
+    }
+
+    /// The state in which a guest that has just left by a hypercall is to wait: where it loads its vector registers
+    /// itself, if doing so gives what is there now.
+    fn settle(&mut self, memory: &mut GuestMemory) -> Result<CpuState, Cause> {
+        let mut state = CpuState::capture(&mut self.vcpu)?;
+        if let Some(before) = state.try_loading(memory)? {
+            state.restore_general(&mut self.vcpu);
+            if self.first_difference(memory, &state)?.is_some() {
+                state.give_up_loading(&mut self.vcpu, before)?;
+            }
+        }
+        Ok(state)
     }
 
     /// Makes memory, save the request window, and registers equal to the template's.
