@@ -5,6 +5,8 @@ mod arch;
 mod dirty_ring;
 mod paging;
 
+use std::time::{Duration, Instant};
+
 use kernlet_abi::hypercall::HYPERCALL_PORT;
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MEM_LOG_DIRTY_PAGES, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -30,12 +32,18 @@ use crate::{
 /// that once touched much memory does not keep it.
 const DROP_ABOVE: usize = 2048;
 
+/// How often that may be. A page that was dropped costs a page fault when it is written next, a hundred times what copying
+/// it takes where KVM is nested, so a function that always touches much memory is copied back most of the time.
+const DROP_EVERY: Duration = Duration::from_secs(1);
+
 /// A VM with its vCPU. It refers to a guest's memory, which must outlive it.
 #[derive(Debug)]
 pub(crate) struct Processor {
     vcpu: VcpuFd,
     vm: VmFd,
     ring: DirtyRing,
+    /// When the pages that it wrote were dropped last.
+    dropped: Option<Instant>,
 }
 
 /// Whether the pages that a guest writes are tracked.
@@ -84,7 +92,7 @@ impl Processor {
         DirtyRing::enable(&vm)?;
         let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
         let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: memory.size(), source })?;
-        let processor = Self { vcpu, vm, ring };
+        let processor = Self { vcpu, vm, ring, dropped: None };
         processor.give_memory(memory, tracking)?;
         Ok(processor)
     }
@@ -133,7 +141,8 @@ impl Processor {
     ) -> Result<(), Cause> {
         let size = memory.size();
         self.collect_dirty(memory);
-        if memory.dirty().pages().len() > DROP_ABOVE {
+        if memory.dirty().pages().len() > DROP_ABOVE && self.dropped.is_none_or(|at| at.elapsed() >= DROP_EVERY) {
+            self.dropped = Some(Instant::now());
             memory.drop_written().map_err(|source| Cause::Memory { size, source })?;
             dirty_ring::reset(&self.vm)?;
         } else {
