@@ -7,7 +7,10 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicI32, AtomicU64,
+            Ordering::{Relaxed, Release, SeqCst},
+        },
     },
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -28,6 +31,9 @@ pub(crate) enum Kick {
 thread_local! {
     /// The `kvm_run` page of the machine that runs on this thread, for the signal handler.
     static RUNNING: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
+
+    /// This thread's id, asked for once: a system call for every run is what a run has no time for.
+    static THREAD: libc::pid_t = rustix::thread::gettid().as_raw_nonzero().get();
 }
 
 /// A machine's entry with the supervisor.
@@ -57,10 +63,12 @@ impl Timer {
         match kick {
             Kick::Kvm(run) => RUNNING.set(run),
         }
-        self.slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
+        // Seen by whoever sees the deadline.
+        self.slot.thread.store(THREAD.with(|thread| *thread), Relaxed);
         self.slot.deadline.store(supervisor.since_start(deadline).max(1), SeqCst);
-        // Sequentially consistent with `watch`: either the supervisor sees the deadline or we see it asleep.
-        if supervisor.asleep.swap(false, SeqCst) {
+        // Sequentially consistent with `watch`: either the supervisor sees the deadline or we see it asleep. One of
+        // those who do wakes it.
+        if supervisor.asleep.load(SeqCst) && supervisor.asleep.swap(false, SeqCst) {
             supervisor.wake();
         }
         let _disarm = Disarm { slot: &self.slot };
@@ -76,7 +84,8 @@ struct Disarm<'a> {
 
 impl Drop for Disarm<'_> {
     fn drop(&mut self) {
-        self.slot.deadline.store(0, SeqCst);
+        // A kick that this is too late for finds no run page, or makes another run look at its own deadline.
+        self.slot.deadline.store(0, Release);
         RUNNING.set(ptr::null_mut());
     }
 }
@@ -146,7 +155,7 @@ impl Supervisor {
             if deadline != 0 {
                 running += 1;
                 if deadline <= now {
-                    kick(slot.thread.load(SeqCst));
+                    kick(slot.thread.load(Relaxed));
                 }
             }
             true

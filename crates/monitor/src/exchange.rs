@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use kernlet_abi::{
     Span,
-    fields::{Fields, encode_lengths},
     message::{RESPONSE_HEADERS_MAX, RequestHead, ResponseHead},
 };
 use zerocopy::IntoBytes;
@@ -13,7 +12,7 @@ use zerocopy::IntoBytes;
 use crate::{
     crash::Cause,
     hypercall::GuestView,
-    message::{Request, Response, Usage},
+    message::{Request, Response, encode_headers},
 };
 
 /// Alignment of a request's body in guest memory, so that numbers in it can be used in place.
@@ -60,8 +59,9 @@ pub(crate) fn write_request(
     Ok(size)
 }
 
-/// Copies out the response whose head is at `offset`; `limit` is for its body, in bytes. Usage is not filled in.
-pub(crate) fn read_response(view: &GuestView, offset: u64, limit: u64) -> Result<Response, Cause> {
+/// Copies the response whose head is at `offset` into `to`, in place of what was there; `limit` is for its body, in
+/// bytes. Usage is not filled in.
+pub(crate) fn read_response(view: &GuestView, offset: u64, limit: u64, to: &mut Response) -> Result<(), Cause> {
     if offset == 0 {
         return Err(bad_response("the function asked for the next request without answering this one"));
     }
@@ -75,9 +75,10 @@ pub(crate) fn read_response(view: &GuestView, offset: u64, limit: u64) -> Result
     if head.body.len > limit {
         return Err(Cause::ResponseTooLarge { size: head.body.len, limit });
     }
-    let headers = decode_headers(&view.read("a response's headers", head.headers)?)?;
-    let body = view.read("a response's body", head.body)?;
-    Ok(Response { status, headers, body, usage: Usage::default() })
+    to.status = status;
+    view.read_into("a response's headers", head.headers, to.headers.fields_mut())?;
+    to.headers.check().map_err(bad_response)?;
+    view.read_into("a response's body", head.body, &mut to.body)
 }
 
 fn too_large(size: u64, window: Span) -> Cause {
@@ -86,24 +87,4 @@ fn too_large(size: u64, window: Span) -> Cause {
 
 pub(crate) fn bad_response(why: impl Into<String>) -> Cause {
     Cause::BadResponse { why: why.into() }
-}
-
-fn encode_headers(to: &mut Vec<u8>, headers: &[(&str, &[u8])]) -> Option<()> {
-    for (name, value) in headers {
-        to.extend_from_slice(&encode_lengths(name.len(), value.len())?);
-        to.extend_from_slice(name.as_bytes());
-        to.extend_from_slice(value);
-    }
-    Some(())
-}
-
-/// Reads the headers of a response, which a hostile guest may have written.
-fn decode_headers(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Cause> {
-    Fields::new(bytes)
-        .map(|field| {
-            let (name, value) = field.map_err(|error| bad_response(error.to_string()))?;
-            let name = std::str::from_utf8(name).map_err(|_| bad_response("a header's name is not UTF-8"))?;
-            Ok((name.to_owned(), value.to_vec()))
-        })
-        .collect()
 }

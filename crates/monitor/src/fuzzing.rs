@@ -90,7 +90,9 @@ impl Sandbox {
     }
 
     fn read(&self, span: Span) -> Vec<u8> {
-        self.view.memory.read_span(span).unwrap()
+        let mut bytes = Vec::new();
+        self.view.memory.read_span(span, &mut bytes).unwrap();
+        bytes
     }
 
     /// Whether the guest may read (or write) all of a range, as the monitor answers it.
@@ -130,7 +132,9 @@ impl Sandbox {
     /// # Errors
     /// What is wrong with it.
     pub fn response(&self, head: u64) -> Result<Response, Cause> {
-        exchange::read_response(&self.view, head, self.response_limit)
+        let mut response = Response::default();
+        exchange::read_response(&self.view, head, self.response_limit, &mut response)?;
+        Ok(response)
     }
 
     /// Lays a request into the window and gives the window's bytes.

@@ -72,12 +72,16 @@ impl GuestView {
 
     /// Copies out a range that the guest may read; an empty one may be anywhere.
     pub(crate) fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
+        let mut bytes = Vec::new();
+        self.read_into(what, span, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`Self::read`], in place of what `to` holds.
+    pub(crate) fn read_into(&self, what: &'static str, span: Span, to: &mut Vec<u8>) -> Result<(), Cause> {
         self.check(what, span, false)?;
-        if span.len == 0 {
-            return Ok(Vec::new());
-        }
         let Span { offset, len } = span;
-        self.memory.read_span(span).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
+        self.memory.read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
     }
 
     fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {

@@ -52,7 +52,7 @@ pub use elf::{ElfError, Unikernel};
 pub use hypervisor::{Hypervisor, HypervisorError};
 pub use layout::{LayoutError, MachineConfig};
 pub use machine::{Machine, Used};
-pub use message::{Level, LogSink, Request, Response, Services, Usage};
+pub use message::{Headers, Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};
 pub use processor::Registers;
 pub use report::{FaultDetail, Report, RequestSummary};

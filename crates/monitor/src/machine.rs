@@ -75,9 +75,24 @@ impl Machine {
     ///
     /// # Errors
     /// How the guest ended, or what is wrong with its response.
-    pub fn invoke(mut self, request: &Request<'_>, deadline: Instant) -> Result<(Used, Response), Box<Crash>> {
-        match self.try_invoke(request, deadline) {
-            Ok(response) => Ok((Used { machine: self }, response)),
+    pub fn invoke(self, request: &Request<'_>, deadline: Instant) -> Result<(Used, Response), Box<Crash>> {
+        let mut response = Response::default();
+        let used = self.invoke_into(request, deadline, &mut response)?;
+        Ok((used, response))
+    }
+
+    /// As [`Self::invoke`], in place of what `response` holds: once its memory suffices, an invocation takes none.
+    ///
+    /// # Errors
+    /// How the guest ended, or what is wrong with its response; `response` then holds anything.
+    pub fn invoke_into(
+        mut self,
+        request: &Request<'_>,
+        deadline: Instant,
+        response: &mut Response,
+    ) -> Result<Used, Box<Crash>> {
+        match self.try_invoke(request, deadline, response) {
+            Ok(()) => Ok(Used { machine: self }),
             Err(cause) => Err(self.guest.crash(cause, Some(request))),
         }
     }
@@ -102,7 +117,7 @@ impl Machine {
         self.guest.view.memory.dirty().pages().len()
     }
 
-    fn try_invoke(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response, Cause> {
+    fn try_invoke(&mut self, request: &Request<'_>, deadline: Instant, response: &mut Response) -> Result<(), Cause> {
         let guest = &mut self.guest;
         guest.begin(request.call_id, deadline);
         let time_limit = deadline.saturating_duration_since(guest.begun);
@@ -112,8 +127,9 @@ impl Machine {
         if let Some(trace) = &mut guest.trace {
             trace.request(request);
         }
-        let response = guest.run_guarded(&self.timer)?;
-        let response = exchange::read_response(&guest.view, response, self.template.config().response_limit)?;
-        Ok(Response { usage: guest.usage(), ..response })
+        let head = guest.run_guarded(&self.timer)?;
+        exchange::read_response(&guest.view, head, self.template.config().response_limit, response)?;
+        response.usage = guest.usage();
+        Ok(())
     }
 }

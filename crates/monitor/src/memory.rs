@@ -284,16 +284,17 @@ impl GuestMemory {
         self.write(offset, value.as_bytes())
     }
 
-    /// Copies a span out of the guest.
-    pub(crate) fn read_span(&self, span: Span) -> Result<Vec<u8>, OutOfBounds> {
+    /// Copies a span out of the guest, in place of what `to` holds.
+    pub(crate) fn read_span(&self, span: Span, to: &mut Vec<u8>) -> Result<(), OutOfBounds> {
         if span.len == 0 {
             // Nowhere, so anywhere.
-            return Ok(Vec::new());
+            to.clear();
+            return Ok(());
         }
         self.pointer(span)?;
-        let mut bytes = vec![0; index(span.len)];
-        self.read(span.offset, &mut bytes)?;
-        Ok(bytes)
+        // Zeroes only what is new.
+        to.resize(index(span.len), 0);
+        self.read(span.offset, to)
     }
 }
 
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(memory.write(0x1fff, b"ab"), Err(OutOfBounds));
         assert_eq!(memory.read(u64::MAX, &mut [0]), Err(OutOfBounds));
         assert_eq!(memory.load::<u64>(0x1ff9), Err(OutOfBounds));
-        assert!(memory.read_span(Span { offset: 0, len: u64::MAX }).is_err());
+        assert!(memory.read_span(Span { offset: 0, len: u64::MAX }, &mut Vec::new()).is_err());
         assert_eq!(memory.load::<[u8; 2]>(0x1ffe), Ok(*b"ab"));
     }
 }

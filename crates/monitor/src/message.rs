@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use kernlet_abi::fields::{Fields, encode_lengths};
 use kernlet_accel::Session;
 
 /// What the host does for a guest besides running it.
@@ -77,17 +78,63 @@ pub struct Request<'a> {
     pub call_id: &'a str,
 }
 
-/// A function's answer. Status is 200 to 599; names and values of headers are as the guest wrote them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A function's answer. Status is 200 to 599; names and values of headers are as the guest wrote them. An invocation
+/// that is given the last one's fills its memory again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Response {
     /// HTTP status.
     pub status: u16,
-    /// Headers in their order; names are UTF-8, nothing else is checked.
-    pub headers: Vec<(String, Vec<u8>)>,
+    /// Headers in their order.
+    pub headers: Headers,
     /// Body.
     pub body: Vec<u8>,
     /// What the invocation took.
     pub usage: Usage,
+}
+
+/// Headers in their order, one run of bytes. Names are UTF-8, nothing else of them is checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// As [`kernlet_abi::fields`], checked to be whole and to have names of UTF-8.
+    fields: Vec<u8>,
+}
+
+impl Headers {
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        Fields::new(&self.fields).flatten().map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
+    }
+
+    /// These headers; `None` where one is longer than [`kernlet_abi::fields::FIELD_MAX`].
+    #[must_use]
+    pub fn of(headers: &[(&str, &[u8])]) -> Option<Self> {
+        let mut fields = Vec::new();
+        encode_headers(&mut fields, headers)?;
+        Some(Self { fields })
+    }
+
+    /// Where fields of unknown content are put, to be checked.
+    pub(crate) fn fields_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.fields
+    }
+
+    /// What is wrong with fields that a hostile guest may have written.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        Fields::new(&self.fields).try_for_each(|field| {
+            let (name, _) = field.map_err(|error| error.to_string())?;
+            str::from_utf8(name).map(drop).map_err(|_| "a header's name is not UTF-8".to_owned())
+        })
+    }
+}
+
+/// Appends headers as [`kernlet_abi::fields`]; `None` where one is too long for them.
+pub(crate) fn encode_headers(to: &mut Vec<u8>, headers: &[(&str, &[u8])]) -> Option<()> {
+    for (name, value) in headers {
+        to.extend_from_slice(&encode_lengths(name.len(), value.len())?);
+        to.extend_from_slice(name.as_bytes());
+        to.extend_from_slice(value);
+    }
+    Some(())
 }
 
 /// What one invocation took.

@@ -423,7 +423,7 @@ fn the_smallest_headers_in_the_largest_room_are_read() {
     let count = usize::try_from(RESPONSE_HEADERS_MAX / 4).unwrap();
     let headers = Span { offset: HEAP + PAGE_SIZE, len: RESPONSE_HEADERS_MAX };
     let Some(outcome) = respond(DATA, &response(headers, Span::default()), &[]) else { return };
-    assert_eq!(outcome.unwrap().headers.len(), count, "a zeroed heap is so many empty fields");
+    assert_eq!(outcome.unwrap().headers.iter().count(), count, "a zeroed heap is so many empty fields");
     let beyond = Span { len: RESPONSE_HEADERS_MAX + 1, ..headers };
     let crash = respond(DATA, &response(beyond, Span::default()), &[]).unwrap().unwrap_err();
     assert!(matches!(crash.cause(), Cause::BadResponse { .. }), "{crash}");

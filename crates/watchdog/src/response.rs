@@ -37,13 +37,13 @@ pub(crate) fn of_function(function: &str, response: kernlet_monitor::Response) -
     let body = if has_no_body(status) { Bytes::new() } else { Bytes::from(response.body) };
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
-    for (name, value) in response.headers {
+    for (name, value) in response.headers.iter() {
         let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| bad(&name, "a name has only letters, digits and !#$%&'*+-.^_`|~"))?;
-        let value = HeaderValue::from_bytes(&value)
-            .map_err(|_| bad(&name, "its value has a line break or another control character"))?;
+            .map_err(|_| bad(name, "a name has only letters, digits and !#$%&'*+-.^_`|~"))?;
+        let value = HeaderValue::from_bytes(value)
+            .map_err(|_| bad(name, "its value has a line break or another control character"))?;
         if !is_ours(&parsed) {
-            answer.headers_mut().try_append(parsed, value).map_err(|_| bad(&name, "there are too many headers"))?;
+            answer.headers_mut().try_append(parsed, value).map_err(|_| bad(name, "there are too many headers"))?;
         }
     }
     Ok(answer)
@@ -112,13 +112,14 @@ fn server_timing(took: Duration, usage: Usage) -> String {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
     use http::HeaderMap;
+    use kernlet_monitor::Headers;
 
     use super::*;
 
     fn guest(status: u16, headers: &[(&str, &[u8])]) -> kernlet_monitor::Response {
         kernlet_monitor::Response {
             status,
-            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
+            headers: Headers::of(headers).unwrap(),
             body: b"body".to_vec(),
             usage: Usage::default(),
         }

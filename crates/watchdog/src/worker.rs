@@ -42,13 +42,23 @@ impl Worker {
     /// # Errors
     /// The request is over a limit, or the function crashed or took too long.
     pub fn invoke(&mut self, request: &Request<'_>) -> Result<Response, InvokeError> {
+        let mut response = Response::default();
+        self.invoke_into(request, &mut response)?;
+        Ok(response)
+    }
+
+    /// As [`Self::invoke`], in place of what `response` holds: once its memory suffices, an invocation takes none.
+    ///
+    /// # Errors
+    /// As [`Self::invoke`]; `response` then holds anything.
+    pub fn invoke_into(&mut self, request: &Request<'_>, response: &mut Response) -> Result<(), InvokeError> {
         let start = Instant::now();
         request::check_head(request.method, request.path, request.query, request.call_id, request.headers)?;
         request::check_body(&self.shared, request.body.len() as u64)?;
         let _permit = self.shared.inflight.enter()?;
-        let response = self.serve(request, self.shared.limit, start);
+        let served = self.serve_into(request, self.shared.limit, start, response);
         self.settle();
-        response
+        served
     }
 
     /// Serves a request that has been checked and let in. [`Self::settle`] is due afterwards.
@@ -58,6 +68,19 @@ impl Worker {
         limit: TimeLimit,
         start: Instant,
     ) -> Result<Response, InvokeError> {
+        let mut response = Response::default();
+        self.serve_into(request, limit, start, &mut response)?;
+        Ok(response)
+    }
+
+    /// As [`Self::serve`], in place of what `response` holds.
+    fn serve_into(
+        &mut self,
+        request: &Request<'_>,
+        limit: TimeLimit,
+        start: Instant,
+        response: &mut Response,
+    ) -> Result<(), InvokeError> {
         let deadline = limit.deadline(start);
         self.shared.preload.wait(deadline)?;
         let state = mem::replace(&mut self.state, State::Empty);
@@ -67,14 +90,14 @@ impl Worker {
             // A used machine would have been settled; it is not shown another request.
             State::Empty | State::Used(_) => shared.new_machine(deadline),
         };
-        let served = machine.and_then(|machine| machine.invoke(request, deadline));
-        let (used, response) = served.map_err(|crash| shared.crashed(request.call_id, limit, crash))?;
+        let served = machine.and_then(|machine| machine.invoke_into(request, deadline, response));
+        let used = served.map_err(|crash| shared.crashed(request.call_id, limit, crash))?;
         match shared.isolation {
             Isolation::Rewind | Isolation::Reuse => self.state = State::Used(used),
             // Before the answer, so that no more machines exist than requests are under way.
             Isolation::Fresh => drop(used),
         }
-        Ok(response)
+        Ok(())
     }
 
     /// Makes the machine ready for the next request, once the answer to the last is out of the way.

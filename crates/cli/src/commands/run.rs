@@ -381,7 +381,7 @@ impl Session {
         let (wall_us, accel_us) = (micros(wall), micros(accel));
         self.say(&format!("{}: {wall_us:.1} µs, {accel_us:.1} µs in accelerators, {exits} exits", status_line(status)));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
         if self.show.include {
             output::line(&format!("HTTP/1.1 {}", status_line(status)))?;
             for (name, value) in &headers {

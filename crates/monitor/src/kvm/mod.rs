@@ -5,6 +5,8 @@ mod arch;
 mod dirty_ring;
 mod paging;
 
+use std::time::{Duration, Instant};
+
 use kernlet_abi::hypercall::HYPERCALL_PORT;
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MEM_LOG_DIRTY_PAGES, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -30,12 +32,18 @@ use crate::{
 /// that once touched much memory does not keep it.
 const DROP_ABOVE: usize = 2048;
 
+/// How often that may be. A page that was dropped costs a page fault when it is written next, a hundred times what copying
+/// it takes where KVM is nested, so a function that always touches much memory is copied back most of the time.
+const DROP_EVERY: Duration = Duration::from_secs(1);
+
 /// A VM with its vCPU. It refers to a guest's memory, which must outlive it.
 #[derive(Debug)]
 pub(crate) struct Processor {
     vcpu: VcpuFd,
     vm: VmFd,
     ring: DirtyRing,
+    /// When the pages that it wrote were dropped last.
+    dropped: Option<Instant>,
 }
 
 /// Whether the pages that a guest writes are tracked.
@@ -84,7 +92,7 @@ impl Processor {
         DirtyRing::enable(&vm)?;
         let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
         let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: memory.size(), source })?;
-        let processor = Self { vcpu, vm, ring };
+        let processor = Self { vcpu, vm, ring, dropped: None };
         processor.give_memory(memory, tracking)?;
         Ok(processor)
     }
@@ -105,10 +113,23 @@ impl Processor {
 
     /// Freezes the memory of a guest that waits for its first request, which goes on as a view of it.
     pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
-        let state = CpuState::freeze(&mut self.vcpu, memory)?;
+        let state = self.settle(memory)?;
         let frozen = memory.freeze().map_err(|source| Cause::Memory { size: memory.size(), source })?;
         self.give_memory(memory, Tracking::On)?;
         Ok((frozen, state))
+    }
+
+    /// The state in which a guest that has just left by a hypercall is to wait: where it loads its vector registers
+    /// itself, if doing so gives what is there now.
+    fn settle(&mut self, memory: &mut GuestMemory) -> Result<CpuState, Cause> {
+        let mut state = CpuState::capture(&mut self.vcpu)?;
+        if let Some(before) = state.try_loading(memory)? {
+            state.restore_general(&mut self.vcpu);
+            if self.first_difference(memory, &state)?.is_some() {
+                state.give_up_loading(&mut self.vcpu, before)?;
+            }
+        }
+        Ok(state)
     }
 
     /// Makes memory, save the request window, and registers equal to the template's.
@@ -120,7 +141,8 @@ impl Processor {
     ) -> Result<(), Cause> {
         let size = memory.size();
         self.collect_dirty(memory);
-        if memory.dirty().pages().len() > DROP_ABOVE {
+        if memory.dirty().pages().len() > DROP_ABOVE && self.dropped.is_none_or(|at| at.elapsed() >= DROP_EVERY) {
+            self.dropped = Some(Instant::now());
             memory.drop_written().map_err(|source| Cause::Memory { size, source })?;
             dirty_ring::reset(&self.vm)?;
         } else {

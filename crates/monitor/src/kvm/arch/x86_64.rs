@@ -378,19 +378,23 @@ impl CpuState {
         true
     }
 
-    /// The state of a template whose guest has just left by a hypercall and waits. The vector registers go into its
-    /// memory if the guest is to load them.
-    pub(crate) fn freeze(vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<Self, Cause> {
-        let mut state = Self::capture(vcpu)?;
-        if state.sregs.cr4 & CR4_OSXSAVE != 0 && can_be_loaded(&state.xsave) && loading_leaves_nothing() {
-            let written = memory.write(VECTORS_PAGE, area_to_load(&state.xsave).as_bytes());
-            written.map_err(|_| LayoutError::MemorySize { memory: memory.size() })?;
-            // Both may be changed by a function that is called.
-            (state.regs.rax, state.regs.rdx) = (0, 0);
-            state.regs.rip = RESUME;
-            state.restore_general(vcpu);
+    /// Moves this state to where the guest loads its vector registers, which this puts into its memory, if it may be
+    /// able to; gives the general registers of before.
+    pub(crate) fn try_loading(&mut self, memory: &GuestMemory) -> Result<Option<kvm_regs>, Cause> {
+        if !can_be_loaded(&self.xsave) || !loading_leaves_nothing() {
+            return Ok(None);
         }
-        Ok(state)
+        let written = memory.write(VECTORS_PAGE, area_to_load(&self.xsave).as_bytes());
+        written.map_err(|_| LayoutError::MemorySize { memory: memory.size() })?;
+        // Both are a called function's to change.
+        let loading = kvm_regs { rip: RESUME, rax: 0, rdx: 0, ..self.regs };
+        Ok(Some(std::mem::replace(&mut self.regs, loading)))
+    }
+
+    /// Takes back [`Self::try_loading`], and puts the vCPU into this state.
+    pub(crate) fn give_up_loading(&mut self, vcpu: &mut VcpuFd, before: kvm_regs) -> Result<(), Cause> {
+        self.regs = before;
+        self.restore(vcpu)
     }
 
     fn resumes_by_loading(&self) -> bool {
@@ -398,7 +402,7 @@ impl CpuState {
     }
 
     /// The state of a guest that has just left by a hypercall.
-    fn capture(vcpu: &mut VcpuFd) -> Result<Self, Cause> {
+    pub(crate) fn capture(vcpu: &mut VcpuFd) -> Result<Self, Cause> {
         finish_exit(vcpu)?;
         let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
