@@ -205,7 +205,6 @@ impl FaultFrame {
 
 /// Puts a new vCPU at the guest's first instruction, at CPL 3 in long mode.
 pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<(), Cause> {
-    vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
     let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
     system_registers(&mut sregs, cpuid);
     vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
@@ -382,15 +381,29 @@ impl CpuState {
     /// memory if the guest is to load them.
     pub(crate) fn freeze(vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<Self, Cause> {
         let mut state = Self::capture(vcpu)?;
-        if state.sregs.cr4 & CR4_OSXSAVE != 0 && can_be_loaded(&state.xsave) && loading_leaves_nothing() {
-            let written = memory.write(VECTORS_PAGE, area_to_load(&state.xsave).as_bytes());
-            written.map_err(|_| LayoutError::MemorySize { memory: memory.size() })?;
+        if state.can_load() {
+            state.place_vectors(memory)?;
             // Both may be changed by a function that is called.
             (state.regs.rax, state.regs.rdx) = (0, 0);
             state.regs.rip = RESUME;
             state.restore_general(vcpu);
         }
         Ok(state)
+    }
+
+    /// Whether the guest's processor can load the vector registers itself.
+    fn can_load(&self) -> bool {
+        self.sregs.cr4 & CR4_OSXSAVE != 0 && can_be_loaded(&self.xsave) && loading_leaves_nothing()
+    }
+
+    fn place_vectors(&self, memory: &GuestMemory) -> Result<(), Cause> {
+        let written = memory.write(VECTORS_PAGE, area_to_load(&self.xsave).as_bytes());
+        written.map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
+    }
+
+    /// Puts into a template's memory, made anew, what of this state a guest is to load from there.
+    pub(crate) fn place(&self, memory: &GuestMemory) -> Result<(), Cause> {
+        if self.resumes_by_loading() { self.place_vectors(memory) } else { Ok(()) }
     }
 
     fn resumes_by_loading(&self) -> bool {
@@ -412,7 +425,6 @@ impl CpuState {
 
     /// Puts a new vCPU into this state.
     pub(crate) fn set_up(&self, vcpu: &mut VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
-        vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
         let mut sregs = self.sregs;
         sregs.tr.type_ = TSS_AVAILABLE;
         vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
@@ -554,7 +566,11 @@ impl CpuState {
             return Err("its model-specific registers are not those that are kept");
         }
         let msrs = Msrs::from_entries(&entries).map_err(|_| "there is no memory for its registers")?;
-        Ok(Self { regs, sregs, xsave, debug, xcrs, msrs })
+        let state = Self { regs, sregs, xsave, debug, xcrs, msrs };
+        if state.resumes_by_loading() && !state.can_load() {
+            return Err("its vector registers cannot be loaded here");
+        }
+        Ok(state)
     }
 }
 
