@@ -184,7 +184,8 @@ impl Function {
     }
 
     fn start_one(&self, replicas: &mut Replicas) -> Result<(), StartError> {
-        let spec = FunctionSpec { replica: replicas.next, ..self.record.spec.clone() };
+        let template = self.launcher.templates.place(&self.record.spec);
+        let spec = FunctionSpec { replica: replicas.next, template, ..self.record.spec.clone() };
         replicas.live.push(Replica::start(&self.launcher, &spec, &self.log)?);
         replicas.next += 1;
         Ok(())

@@ -12,7 +12,6 @@ use crate::time;
 use crate::wire::{FunctionDeployment, FunctionStatus};
 use kernlet_image::{NameError, Namespace, Store};
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -77,13 +76,13 @@ pub(crate) struct Functions {
 
 impl Functions {
     /// No functions yet: [`Functions::recover`] brings them back.
-    pub(crate) fn new(store: Store, state: State, logs: Logs, program: PathBuf, sockets: PathBuf) -> Functions {
+    pub(crate) fn new(store: Store, state: State, logs: Logs, launcher: Launcher) -> Functions {
         Functions {
             by_key: RwLock::default(),
             store: Arc::new(store),
             state: Arc::new(state),
             logs: Arc::new(logs),
-            launcher: Arc::new(Launcher { program, folder: sockets }),
+            launcher: Arc::new(launcher),
             changing: tokio::sync::Mutex::default(),
             retiring: Mutex::default(),
         }
@@ -102,6 +101,8 @@ impl Functions {
             Ok(records)
         })
         .await??;
+        let names = |record: &Record| (record.spec.namespace.to_string(), record.spec.name.to_string());
+        self.launcher.templates.keep_only(&records.iter().map(|(_, record)| names(record)).collect());
         for (key, record) in records {
             let function = self.make(record, None);
             // One that cannot start stays deployed: its invocations say why, and try again.
@@ -204,9 +205,11 @@ impl Functions {
         let state = Arc::clone(&self.state);
         let log = Arc::clone(function.log());
         let removed = key.clone();
+        let (launcher, names) = (Arc::clone(&self.launcher), identity.clone());
         tokio::task::spawn_blocking(move || -> Result<(), StateError> {
             state.remove(&removed)?;
             log.remove();
+            launcher.templates.remove(&names.name, &names.namespace);
             Ok(())
         })
         .await??;

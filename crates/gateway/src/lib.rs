@@ -28,6 +28,7 @@ mod server;
 mod state;
 mod supervisor;
 mod system;
+mod templates;
 mod time;
 mod wire;
 
@@ -38,6 +39,7 @@ use auth::Credentials;
 use functions::{Functions, FunctionsError};
 use lock::{HomeLock, LockError};
 use logs::Logs;
+use replica::Launcher;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use state::State;
 use std::fs::{self, DirBuilder};
@@ -46,6 +48,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use templates::Templates;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -235,5 +238,6 @@ fn open_functions(home: &Path, program: PathBuf, sockets: PathBuf) -> Result<Fun
         .map_err(|source| GatewayError::Images { home: home.to_owned(), source: Box::new(source) })?;
     let state = State::open(home)?;
     let logs = Logs::start(home).map_err(|error| GatewayError::Start(error.to_string()))?;
-    Ok(Functions::new(store, state, logs, program, sockets))
+    let launcher = Launcher { program, folder: sockets, templates: Templates::of(home) };
+    Ok(Functions::new(store, state, logs, launcher))
 }

@@ -5,6 +5,7 @@
 use crate::link::Link;
 use crate::logs::FunctionLog;
 use crate::supervisor::Supervisor;
+use crate::templates::Templates;
 use kernlet_image::FunctionSpec;
 use std::io;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub(crate) struct Launcher {
     pub(crate) program: PathBuf,
     /// The folder of sockets and specifications.
     pub(crate) folder: PathBuf,
+    /// Where functions' templates are kept.
+    pub(crate) templates: Templates,
 }
 
 /// Where a replica is in its life.

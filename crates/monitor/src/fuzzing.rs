@@ -261,6 +261,8 @@ impl TemplateReader {
         let (memory, cpu) = saved::read(bytes, &self.key, &self.layout, &self.config, &self.cpuid)?;
         let untouched = GuestMemory::new(self.layout.memory).unwrap();
         write_image(&untouched, &self.layout, &self.unikernel, &self.config).unwrap();
+        let CpuState::Kvm(cpu) = cpu;
+        cpu.place(&untouched).unwrap();
         let window = self.layout.window.offset..self.layout.memory;
         for offset in (0..STACK_BASE).chain(window).step_by(4096) {
             let (mut ours, mut theirs) = ([0; 4096], [0; 4096]);
@@ -268,7 +270,6 @@ impl TemplateReader {
             untouched.read(offset, &mut theirs).unwrap();
             assert!(ours == theirs, "the monitor's page at {offset:#x} came from the file");
         }
-        let CpuState::Kvm(cpu) = cpu;
         assert_eq!(cpu.encode().len(), forge::CPU_LEN);
         Ok(())
     }

@@ -1,12 +1,18 @@
 //! Opens `/dev/kvm` and says clearly why it cannot. Called once per process, before rights are dropped.
 //! Never creates a machine by itself.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use crate::crash::{Cause, kvm};
+use crate::{
+    crash::{Cause, kvm},
+    kvm::{Shell, Stock},
+};
 
 /// The host's KVM. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,6 +24,15 @@ pub struct Hypervisor {
 struct Inner {
     kvm: Kvm,
     cpuid: CpuId,
+    stock: OnceLock<Stock>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(stock) = self.stock.get() {
+            stock.close();
+        }
+    }
 }
 
 /// Why there is no hypervisor.
@@ -80,7 +95,31 @@ impl Hypervisor {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| HypervisorError::CpuId(io::Error::from_raw_os_error(error.errno())))?;
-        Ok(Self { inner: Arc::new(Inner { kvm, cpuid }) })
+        Ok(Self { inner: Arc::new(Inner { kvm, cpuid, stock: OnceLock::new() }) })
+    }
+
+    /// From now on, keeps what new machines need ready, and takes machines that are gone apart in the background, on a
+    /// thread of its own.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn keep_shells(&self) -> Result<(), io::Error> {
+        if self.inner.stock.get().is_none() {
+            // The thread must not keep alive what it ends with.
+            let inner = Arc::downgrade(&self.inner);
+            let make = move || inner.upgrade().and_then(|inner| Shell::make(&Self { inner }).ok());
+            if let Err(second) = self.inner.stock.set(Stock::start(make)?) {
+                second.close();
+            }
+        }
+        Ok(())
+    }
+
+    /// A VM with its vCPU, and where to have it closed.
+    pub(crate) fn shell(&self) -> Result<(Shell, Option<Stock>), Cause> {
+        let stock = self.inner.stock.get();
+        let shell = stock.and_then(Stock::take).map_or_else(|| Shell::make(self), Ok)?;
+        Ok((shell, stock.cloned()))
     }
 
     pub(crate) fn create_vm(&self) -> Result<VmFd, Cause> {

@@ -89,14 +89,16 @@ struct Held {
 }
 
 impl Function {
-    /// Reads the function's files, opens the hypervisor, and begins to load its models and, where none
-    /// is saved, to boot its template.
-    /// Keeps no machine yet.
+    /// Reads the function's files, opens the hypervisor, and begins to load its models and, where none is saved, to
+    /// boot its template. Keeps no machine yet.
     ///
     /// # Errors
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
     pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
         let hypervisor = Hypervisor::open()?;
+        hypervisor
+            .keep_shells()
+            .map_err(|source| WatchdogError::System { action: "start the thread that prepares machines", source })?;
         let Parts { unikernel, machine, accel } = Parts::read(spec)?;
         let name: Arc<str> = spec.name.to_string().into();
         let told = log.clone();
@@ -104,18 +106,7 @@ impl Function {
             told.watchdog("", Level::Error, &format!("models could not be loaded, so no request is served: {why}"));
         })?;
         let config = &spec.config;
-        let saved = match &spec.template {
-            Some(path) => {
-                let key = TemplateKey::new(&hypervisor, &unikernel, &machine, &accel, &spec.digest);
-                let wanted = Wanted { key: &key, hypervisor: &hypervisor, unikernel: &unikernel, machine: &machine };
-                saved::open(path, wanted, log)
-            }
-            None => Saved::Missing(None),
-        };
-        let (template, destination) = match saved {
-            Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
-            Saved::Missing(destination) => (None, destination),
-        };
+        let (template, destination) = saved_template(spec, &hypervisor, &unikernel, &machine, &accel, log);
         let boots = template.is_none();
         let shared = Arc::new(Shared {
             inflight: Inflight::new(Arc::clone(&name), config),
@@ -236,6 +227,23 @@ impl Shared {
             self.log.report(call_id, &report);
         }
         error
+    }
+}
+
+/// The template that an earlier process saved, or where the one that is booted goes, if anywhere.
+fn saved_template(
+    spec: &FunctionSpec,
+    hypervisor: &Hypervisor,
+    unikernel: &Unikernel,
+    machine: &MachineConfig,
+    accel: &Session,
+    log: &Log,
+) -> (Option<Held>, Option<Destination>) {
+    let Some(path) = &spec.template else { return (None, None) };
+    let key = TemplateKey::new(hypervisor, unikernel, machine, accel, &spec.digest);
+    match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
+        Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
+        Saved::Missing(destination) => (None, destination),
     }
 }
 

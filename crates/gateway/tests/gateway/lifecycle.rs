@@ -92,3 +92,28 @@ async fn no_process_outlives_the_gateways_shutdown() {
     assert!(!Path::new("/proc").join(&pid).exists());
     assert_eq!(std::fs::read_dir(home.path().join("run")).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn a_functions_template_has_a_file_of_its_own_that_goes_with_the_function() {
+    let platform = Platform::start().await;
+    platform.client.deploy("echo", "reflect").await;
+    platform.client.deploy("other", "reflect").await;
+    let folder = platform.home.path().join("templates").join("openfaas-fn");
+    let file = |name: &str| folder.canonicalize().unwrap().join(name);
+    let described = std::fs::read_dir(platform.home.path().join("run")).unwrap().filter_map(|entry| {
+        let text = std::fs::read_to_string(entry.unwrap().path()).ok()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    });
+    let named: BTreeSet<String> = described.map(|spec| spec["template"].as_str().unwrap().to_owned()).collect();
+    let expected = ["echo", "other"].map(|name| file(name).display().to_string());
+    assert_eq!(named, BTreeSet::from(expected));
+    for name in ["echo", "other", "gone"] {
+        std::fs::write(file(name), "a template").unwrap();
+    }
+    platform.client.system(Method::DELETE, "/system/functions", &json!({"functionName": "echo"})).await;
+    assert!(!folder.join("echo").exists() && folder.join("other").exists());
+    // One that a gateway that was killed has left goes with the next start.
+    let platform = Platform::start_in(platform.stop().await).await;
+    assert!(folder.join("other").exists() && !folder.join("gone").exists());
+    platform.stop().await;
+}

@@ -48,6 +48,9 @@ pub(crate) struct DirtyRing {
 unsafe impl Send for DirtyRing {}
 
 impl DirtyRing {
+    /// Bytes of a ring.
+    pub(crate) const SIZE: u64 = RING_BYTES as u64;
+
     /// Gives the VM's vCPUs, which must not exist yet, rings.
     pub(crate) fn enable(vm: &VmFd) -> Result<(), Cause> {
         let cap =

@@ -4,8 +4,13 @@
 mod arch;
 mod dirty_ring;
 mod paging;
+mod shell;
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use kernlet_abi::hypercall::HYPERCALL_PORT;
 use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_MEM_LOG_DIRTY_PAGES, kvm_run, kvm_userspace_memory_region};
@@ -14,6 +19,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
 pub(crate) use arch::{CpuState, describe_processor};
+pub(crate) use shell::{Shell, Stock};
 
 use crate::{
     crash::{Cause, kvm},
@@ -44,6 +50,23 @@ pub(crate) struct Processor {
     ring: DirtyRing,
     /// When the pages that it wrote were dropped last.
     dropped: Option<Instant>,
+    /// Where the VM is closed; here, where there is none.
+    stock: Option<Stock>,
+}
+
+impl Drop for Processor {
+    fn drop(&mut self) {
+        let Some(stock) = &self.stock else { return };
+        // With a descriptor elsewhere, dropping ours only unmaps; what nobody runs any more touches no memory.
+        if let (Ok(vcpu), Ok(vm)) = (duplicate(&self.vcpu), duplicate(&self.vm)) {
+            stock.end(vcpu, vm);
+        }
+    }
+}
+
+fn duplicate(descriptor: &impl AsRawFd) -> Result<OwnedFd, io::Error> {
+    // SAFETY: the descriptor is open for as long as what owns it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(descriptor.as_raw_fd()) }.try_clone_to_owned()
 }
 
 /// Whether the pages that a guest writes are tracked.
@@ -88,11 +111,8 @@ impl Processor {
     }
 
     fn new(hypervisor: &Hypervisor, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
-        let vm = hypervisor.create_vm()?;
-        DirtyRing::enable(&vm)?;
-        let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
-        let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: memory.size(), source })?;
-        let processor = Self { vcpu, vm, ring, dropped: None };
+        let (Shell { vcpu, vm, ring }, stock) = hypervisor.shell()?;
+        let processor = Self { vcpu, vm, ring, dropped: None, stock };
         processor.give_memory(memory, tracking)?;
         Ok(processor)
     }

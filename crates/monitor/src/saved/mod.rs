@@ -229,6 +229,7 @@ pub(crate) fn read(
     }
     from.check_sum()?;
     let cpu = kvm::CpuState::decode(&cpu, cpuid).map_err(damaged)?;
+    cpu.place(&memory)?;
     Ok((memory.into_frozen().map_err(no_memory)?, CpuState::Kvm(cpu)))
 }
 

@@ -9,3 +9,4 @@ mod invocation;
 mod limits;
 mod process;
 mod support;
+mod templates;

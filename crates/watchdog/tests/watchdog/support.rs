@@ -71,6 +71,12 @@ impl Deployment {
         Self::new("faults", kernel("faults", &BUILT)).with(|config| config.isolation = Isolation::Reuse)
     }
 
+    /// `functions/tour`: shows what the guest library gives.
+    pub(crate) fn tour() -> Self {
+        static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+        Self::new("tour", kernel("tour", &BUILT))
+    }
+
     /// A function with this as its unikernel.
     pub(crate) fn new(name: &str, kernel: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();

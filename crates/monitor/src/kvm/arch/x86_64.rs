@@ -205,7 +205,6 @@ impl FaultFrame {
 
 /// Puts a new vCPU at the guest's first instruction, at CPL 3 in long mode.
 pub(crate) fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &CpuId, entry: u64) -> Result<(), Cause> {
-    vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
     let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
     system_registers(&mut sregs, cpuid);
     vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
@@ -384,8 +383,7 @@ impl CpuState {
         if !can_be_loaded(&self.xsave) || !loading_leaves_nothing() {
             return Ok(None);
         }
-        let written = memory.write(VECTORS_PAGE, area_to_load(&self.xsave).as_bytes());
-        written.map_err(|_| LayoutError::MemorySize { memory: memory.size() })?;
+        self.place_vectors(memory)?;
         // Both are a called function's to change.
         let loading = kvm_regs { rip: RESUME, rax: 0, rdx: 0, ..self.regs };
         Ok(Some(std::mem::replace(&mut self.regs, loading)))
@@ -395,6 +393,16 @@ impl CpuState {
     pub(crate) fn give_up_loading(&mut self, vcpu: &mut VcpuFd, before: kvm_regs) -> Result<(), Cause> {
         self.regs = before;
         self.restore(vcpu)
+    }
+
+    fn place_vectors(&self, memory: &GuestMemory) -> Result<(), Cause> {
+        let written = memory.write(VECTORS_PAGE, area_to_load(&self.xsave).as_bytes());
+        written.map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
+    }
+
+    /// Puts into a template's memory, made anew, what of this state a guest is to load from there.
+    pub(crate) fn place(&self, memory: &GuestMemory) -> Result<(), Cause> {
+        if self.resumes_by_loading() { self.place_vectors(memory) } else { Ok(()) }
     }
 
     fn resumes_by_loading(&self) -> bool {
@@ -416,7 +424,6 @@ impl CpuState {
 
     /// Puts a new vCPU into this state.
     pub(crate) fn set_up(&self, vcpu: &mut VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
-        vcpu.set_cpuid2(cpuid).map_err(kvm("set the processor's features"))?;
         let mut sregs = self.sregs;
         sregs.tr.type_ = TSS_AVAILABLE;
         vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
@@ -558,7 +565,11 @@ impl CpuState {
             return Err("its model-specific registers are not those that are kept");
         }
         let msrs = Msrs::from_entries(&entries).map_err(|_| "there is no memory for its registers")?;
-        Ok(Self { regs, sregs, xsave, debug, xcrs, msrs })
+        let state = Self { regs, sregs, xsave, debug, xcrs, msrs };
+        if state.resumes_by_loading() && !(can_be_loaded(&state.xsave) && loading_leaves_nothing()) {
+            return Err("its vector registers cannot be loaded here");
+        }
+        Ok(state)
     }
 }
 
