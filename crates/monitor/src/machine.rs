@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::{
     crash::{Cause, Crash},
     deadline::Timer,
-    exchange,
+    debugger, exchange,
     guest::Guest,
     message::{Request, Response, Usage},
     template::{Template, Watchers},
@@ -52,6 +52,11 @@ impl Used {
     #[must_use]
     pub fn into_watchers(self) -> Watchers {
         self.machine.guest.into_watchers()
+    }
+
+    /// Ends the machine, and tells its debugger, if there is one, that all went well.
+    pub fn finish(mut self) {
+        debugger::end(&mut self.machine.guest, true);
     }
 
     /// Leaves the machine as the request left it.
