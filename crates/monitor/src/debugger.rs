@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Breakpoints are `int3` in memory, there only while the guest runs: a template never has one, and no rewind loses one.
-//! The guest's interrupt table refuses `int3` to CPL 3, so that it arrives as #GP with the vector in its error code.
+//! The guest's interrupt table refuses `int3` to CPL 3, so that it arrives as #GP with the vector in its error code; some
+//! nested KVMs do not look at the table's privilege and let it through. Watchpoints are single steps with a look at the
+//! memory after each.
 
 use std::{fmt, io, net::TcpStream};
 
@@ -40,15 +42,17 @@ use kernlet_abi::map::BOOT_BASE;
 use crate::{
     crash::Cause,
     guest::Guest,
-    kvm::{DebugTrap, Step},
-    processor::{Fault, Registers, Watch, WatchFor},
+    kvm::Step,
+    memory::GuestMemory,
+    processor::{Fault, Registers},
 };
 
 /// Most breakpoints in memory.
 const BREAKPOINTS_MAX: usize = 1024;
 
-/// Watches that a processor has.
-const WATCHES_MAX: usize = 4;
+/// Most watchpoints, and most bytes of each.
+const WATCHES_MAX: usize = 16;
+const WATCH_LEN_MAX: u64 = 4096;
 
 /// `int3`.
 const BREAKPOINT_CODE: u8 = 0xcc;
@@ -108,7 +112,31 @@ impl fmt::Debug for Debugger {
     }
 }
 
+/// Memory that gdb wants to see change.
+#[derive(Debug)]
+struct Watch {
+    address: u64,
+    /// What it held last.
+    value: Vec<u8>,
+}
+
+impl Watch {
+    /// Looks at the memory, and says whether it has changed since the last time.
+    fn has_changed(&mut self, memory: &GuestMemory) -> bool {
+        let mut value = vec![0; self.value.len()];
+        // It was in bounds when the watch was made.
+        let changed = memory.read(self.address, &mut value).is_ok() && value != self.value;
+        self.value = value;
+        changed
+    }
+}
+
 impl Orders {
+    /// How the guest is to run.
+    fn pace(&self) -> Step {
+        if self.step || !self.watches.is_empty() { Step::One } else { Step::Many }
+    }
+
     /// Whether the guest runs as if nobody debugged it.
     fn is_idle(&self) -> bool {
         self.breakpoints.is_empty() && self.watches.is_empty() && !self.step
@@ -159,12 +187,13 @@ pub(crate) fn enter(guest: &mut Guest) -> Result<(), Cause> {
 
 /// The guest waits for a request, or has ended.
 pub(crate) fn leave(guest: &mut Guest) -> Result<(), Cause> {
-    if guest.orders().is_none_or(|orders| orders.is_idle()) {
-        return Ok(());
+    let Some(orders) = guest.orders() else { return Ok(()) };
+    if !orders.is_idle() {
+        halt(guest)?;
+        let registers = guest.stopped_at();
+        guest.processor.resume_at(&registers, Step::Many)?;
     }
-    halt(guest)?;
-    let registers = guest.stopped_at();
-    guest.processor.resume_at(&registers, Step::Many)
+    guest.processor.forget_traps()
 }
 
 /// The guest raised an exception.
@@ -177,20 +206,24 @@ pub(crate) fn fault(guest: &mut Guest, fault: &Fault) -> Result<Verdict, Cause> 
     let refused = fault.vector == Fault::PROTECTION && fault.error_code == REFUSED_BREAKPOINT && is_planted(fault.at);
     // A trap, which comes behind its instruction.
     let trapped = fault.vector == Fault::BREAKPOINT && is_planted(fault.at.wrapping_sub(1));
-    let watches = orders.watches.clone();
-    let trap = if fault.vector == Fault::DEBUG { guest.processor.debug_trap()? } else { DebugTrap::Own };
+    let stepped = fault.vector == Fault::DEBUG && orders.pace() == Step::One;
+    let memory = &guest.view.memory;
+    let changed =
+        orders.watches.iter_mut().filter_map(|watch| watch.has_changed(memory).then_some(watch.address)).last();
+    if stepped && changed.is_none() && !orders.step {
+        // On to the next instruction; nobody has to know.
+        let registers = guest.processor.registers_to_debug(memory);
+        return guest.processor.resume_at(&registers, Step::One).map(|()| Verdict::Resume);
+    }
     halt(guest)?;
-    let reason = if refused || trapped {
-        if let Some(orders) = guest.orders().filter(|_| trapped) {
-            orders.registers.rip = fault.at.wrapping_sub(1);
-        }
-        Some(SingleThreadStopReason::SwBreak(()))
-    } else {
-        match trap {
-            DebugTrap::Watch(index) => watches.get(index).map(watch_reason),
-            DebugTrap::Step => Some(SingleThreadStopReason::DoneStep),
-            DebugTrap::Own => None,
-        }
+    if trapped && let Some(orders) = guest.orders() {
+        orders.registers.rip = fault.at.wrapping_sub(1);
+    }
+    let reason = match changed {
+        Some(addr) => Some(SingleThreadStopReason::Watch { tid: (), kind: WatchKind::Write, addr }),
+        None if refused || trapped => Some(SingleThreadStopReason::SwBreak(())),
+        None if stepped => Some(SingleThreadStopReason::DoneStep),
+        None => None,
     };
     if let Some(reason) = reason {
         return stop(guest, reason).map(|()| Verdict::Resume);
@@ -310,13 +343,16 @@ fn halt(guest: &mut Guest) -> Result<(), Cause> {
             let _ = guest.view.memory.write(breakpoint.address, &[covered]);
         }
     }
-    if debugger.orders.watches.is_empty() { Ok(()) } else { guest.processor.watch(&[]) }
+    Ok(())
 }
 
 /// Puts the breakpoints into the guest, and the guest where its registers say.
 fn resume(guest: &mut Guest) -> Result<(), Cause> {
     let Some(debugger) = &mut guest.debugger else { return Ok(()) };
-    let Orders { breakpoints, watches, registers, step, .. } = &mut debugger.orders;
+    let (pace, Orders { breakpoints, watches, registers, .. }) = (debugger.orders.pace(), &mut debugger.orders);
+    for watch in watches {
+        watch.has_changed(&guest.view.memory);
+    }
     for breakpoint in breakpoints {
         let mut covered = [0];
         let memory = &guest.view.memory;
@@ -325,19 +361,7 @@ fn resume(guest: &mut Guest) -> Result<(), Cause> {
             .and_then(|()| memory.write(breakpoint.address, &[BREAKPOINT_CODE]));
         breakpoint.covered = planted.is_ok().then_some(covered[0]);
     }
-    if !watches.is_empty() {
-        guest.processor.watch(watches)?;
-    }
-    guest.processor.resume_at(registers, if *step { Step::One } else { Step::Many })
-}
-
-fn watch_reason(watch: &Watch) -> SingleThreadStopReason<u64> {
-    let kind = match watch.on {
-        WatchFor::Execute => return SingleThreadStopReason::HwBreak(()),
-        WatchFor::Write => WatchKind::Write,
-        WatchFor::Access => WatchKind::ReadWrite,
-    };
-    SingleThreadStopReason::Watch { tid: (), kind, addr: watch.address }
+    guest.processor.resume_at(registers, pace)
 }
 
 /// The signal that a process would get.
@@ -382,24 +406,6 @@ impl Guest {
     fn is_debuggable(&self, address: u64, len: u64) -> bool {
         let end = address.checked_add(len);
         address >= BOOT_BASE && end.is_some_and(|end| end <= self.view.memory.size())
-    }
-
-    fn add_watch(&mut self, watch: Watch) -> bool {
-        let fits = self.is_debuggable(watch.address, u64::from(watch.len))
-            && watch.address.is_multiple_of(u64::from(watch.len));
-        match self.orders() {
-            Some(orders) if fits && orders.watches.len() < WATCHES_MAX => {
-                orders.watches.push(watch);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn remove_watch(&mut self, watch: Watch) -> bool {
-        let Some(orders) = self.orders() else { return false };
-        let found = orders.watches.iter().position(|other| *other == watch);
-        found.map(|index| orders.watches.remove(index)).is_some()
     }
 
     fn go_on(&mut self, step: bool, signal: Option<Signal>) {
@@ -537,33 +543,36 @@ impl SwBreakpoint for Guest {
     }
 }
 
+/// As good as any other: nothing can change the guest's code under a breakpoint.
 impl HwBreakpoint for Guest {
-    fn add_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.add_watch(Watch { address, len: 1, on: WatchFor::Execute }))
+    fn add_hw_breakpoint(&mut self, address: u64, kind: usize) -> TargetResult<bool, Self> {
+        self.add_sw_breakpoint(address, kind)
     }
 
-    fn remove_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.remove_watch(Watch { address, len: 1, on: WatchFor::Execute }))
+    fn remove_hw_breakpoint(&mut self, address: u64, kind: usize) -> TargetResult<bool, Self> {
+        self.remove_sw_breakpoint(address, kind)
     }
 }
 
-/// A watch of gdb's, as the processor can have one; it cannot watch for reads alone.
-fn watch(address: u64, len: u64, kind: WatchKind) -> Option<Watch> {
-    let len = u8::try_from(len).ok().filter(|len| matches!(len, 1 | 2 | 4 | 8))?;
-    let on = match kind {
-        WatchKind::Write => WatchFor::Write,
-        WatchKind::ReadWrite => WatchFor::Access,
-        WatchKind::Read => return None,
-    };
-    Some(Watch { address, len, on })
-}
-
+/// gdb calls every watchpoint that it does not carry out itself a hardware one.
 impl HwWatchpoint for Guest {
     fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(watch(address, len, kind).is_some_and(|watch| self.add_watch(watch)))
+        let fits = self.is_debuggable(address, len) && (1..=WATCH_LEN_MAX).contains(&len);
+        let value = vec![0; usize::try_from(len.min(WATCH_LEN_MAX)).unwrap_or_default()];
+        Ok(match self.orders() {
+            // Who reads what cannot be seen.
+            Some(orders) if fits && kind == WatchKind::Write && orders.watches.len() < WATCHES_MAX => {
+                orders.watches.push(Watch { address, value });
+                true
+            }
+            _ => false,
+        })
     }
 
-    fn remove_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(watch(address, len, kind).is_some_and(|watch| self.remove_watch(watch)))
+    fn remove_hw_watchpoint(&mut self, address: u64, len: u64, _kind: WatchKind) -> TargetResult<bool, Self> {
+        let Some(orders) = self.orders() else { return Ok(false) };
+        let is_it = |watch: &Watch| watch.address == address && watch.value.len() as u64 == len;
+        let found = orders.watches.iter().position(is_it);
+        Ok(found.map(|index| orders.watches.remove(index)).is_some())
     }
 }

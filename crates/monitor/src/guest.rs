@@ -194,7 +194,9 @@ impl Guest {
             trace.end(&cause);
         }
         debugger::end(self, false);
-        Crash::with_report(cause, self.usage(), self.report(request))
+        // Who killed it has seen it.
+        let report = if matches!(cause, Cause::Killed) { None } else { self.report(request) };
+        Crash::with_report(cause, self.usage(), report)
     }
 
     fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {

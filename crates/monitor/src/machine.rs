@@ -54,11 +54,6 @@ impl Used {
         self.machine.guest.into_watchers()
     }
 
-    /// Ends the machine, and tells its debugger, if there is one, that all went well.
-    pub fn finish(mut self) {
-        debugger::end(&mut self.machine.guest, true);
-    }
-
     /// Leaves the machine as the request left it.
     #[must_use]
     pub fn keep(self) -> Machine {
@@ -69,6 +64,11 @@ impl Used {
 impl Machine {
     pub(crate) fn new(guest: Guest, template: Template) -> Self {
         Self { timer: Timer::new(), guest, template, head: Vec::new() }
+    }
+
+    /// Ends the machine, and tells its debugger, if there is one, that all went well.
+    pub fn finish(mut self) {
+        debugger::end(&mut self.guest, true);
     }
 
     /// Lets somebody watch the machine from now on.

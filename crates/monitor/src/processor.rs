@@ -194,26 +194,6 @@ impl Registers {
     }
 }
 
-/// An address at which a debugger stops the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watch {
-    pub(crate) address: u64,
-    /// 1, 2, 4 or 8; the address is a multiple of it.
-    pub(crate) len: u8,
-    pub(crate) on: WatchFor,
-}
-
-/// What the guest must do there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WatchFor {
-    /// Be about to carry out the instruction.
-    Execute,
-    /// Have written.
-    Write,
-    /// Have read or written.
-    Access,
-}
-
 impl Fault {
     pub(crate) const DEBUG: u8 = 1;
     pub(crate) const BREAKPOINT: u8 = 3;

@@ -333,7 +333,7 @@ impl Session {
             };
             self.answer(response)?;
             if number == args.repeat && !self.audit {
-                used.finish();
+                machine = used.keep();
                 break;
             }
             let next = || template.machine(&hypervisor, services.clone());
@@ -342,6 +342,7 @@ impl Session {
                 Err(crash) => return Ok(self.crashed(crash)),
             };
         }
+        machine.finish();
         self.refuse_failures()
     }
 

@@ -1,6 +1,6 @@
-//! What a debugger needs of a stopped processor: its registers to read and to change, and its hardware breakpoints.
-//! Used for a guest with a debugger attached, and by nothing else. Traps and breakpoints reach the monitor as every
-//! exception does, by the fault stubs, so that KVM's own guest debugging, which not every KVM has, is not needed.
+//! What a debugger needs of a stopped processor: its registers, to read and to change, and single steps. Used for a
+//! guest with a debugger attached, and by nothing else. Steps and breakpoints reach the monitor as every exception does,
+//! by the fault stubs: neither KVM's own guest debugging nor debug registers are needed, which not every KVM honours.
 
 use kvm_bindings::{kvm_fpu, kvm_regs};
 
@@ -8,14 +8,11 @@ use super::{Processor, arch};
 use crate::{
     crash::{Cause, kvm},
     memory::GuestMemory,
-    processor::{Registers, Watch, WatchFor},
+    processor::Registers,
 };
 
-// Debug registers, Intel SDM volume 3B, section 18.2.
+/// DR6 after reset, Intel SDM volume 3A, table 10-1.
 const DR6_INITIAL: u64 = 0xffff_0ff0;
-const DR7_INITIAL: u64 = 0x400;
-/// The trap flag's trap.
-const DR6_STEP: u64 = 1 << 14;
 
 /// Flags that a program may change, without the trap flag, which is the debugger's own.
 const USER_FLAGS: u64 = 0x24_0cd5;
@@ -26,17 +23,6 @@ const TRAP_FLAG: u64 = 1 << 8;
 pub(crate) enum Step {
     One,
     Many,
-}
-
-/// Why a debug exception came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DebugTrap {
-    /// The watch of this index was hit.
-    Watch(usize),
-    /// An instruction has been carried out.
-    Step,
-    /// The guest brought it about itself.
-    Own,
 }
 
 /// Registers besides the general ones.
@@ -75,47 +61,17 @@ impl Processor {
         self.vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))
     }
 
+    /// Makes the processor forget why debug exceptions came: what a step leaves there is no part of the guest's state.
+    pub(crate) fn forget_traps(&mut self) -> Result<(), Cause> {
+        let mut debug = self.vcpu.get_debug_regs().map_err(kvm("read the debug registers"))?;
+        debug.dr6 = DR6_INITIAL;
+        self.vcpu.set_debug_regs(&debug).map_err(kvm("set the debug registers"))
+    }
+
     /// The guest's registers with the flag that this module adds taken away.
     pub(crate) fn registers_to_debug(&self, memory: &GuestMemory) -> Registers {
         let registers = self.registers(memory).unwrap_or_default();
         Registers { rflags: registers.rflags & !TRAP_FLAG, ..registers }
-    }
-
-    /// Watches these addresses and no others; at most four.
-    pub(crate) fn watch(&mut self, watches: &[Watch]) -> Result<(), Cause> {
-        let mut debug = self.vcpu.get_debug_regs().map_err(kvm("read the debug registers"))?;
-        (debug.db, debug.dr6, debug.dr7) = ([0; 4], DR6_INITIAL, DR7_INITIAL);
-        for (index, watch) in watches.iter().take(4).enumerate() {
-            debug.db[index] = watch.address;
-            // A local enable bit, then condition and length, two bits each.
-            let condition = match watch.on {
-                WatchFor::Execute => 0b00,
-                WatchFor::Write => 0b01,
-                WatchFor::Access => 0b11,
-            };
-            let length = match watch.len {
-                2 => 0b01,
-                4 => 0b11,
-                8 => 0b10,
-                _ => 0b00,
-            };
-            debug.dr7 |= 1 << (2 * index) | (condition | length << 2) << (16 + 4 * index);
-        }
-        self.vcpu.set_debug_regs(&debug).map_err(kvm("set the debug registers"))
-    }
-
-    /// Why the debug exception came that was just reported.
-    pub(crate) fn debug_trap(&mut self) -> Result<DebugTrap, Cause> {
-        let mut debug = self.vcpu.get_debug_regs().map_err(kvm("read the debug registers"))?;
-        let (status, enabled) = (debug.dr6, debug.dr7);
-        debug.dr6 = DR6_INITIAL;
-        self.vcpu.set_debug_regs(&debug).map_err(kvm("set the debug registers"))?;
-        let hit = (0..4).find(|index| status & 1 << index != 0 && enabled & 1 << (2 * index) != 0);
-        Ok(match hit {
-            Some(index) => DebugTrap::Watch(index),
-            None if status & DR6_STEP != 0 => DebugTrap::Step,
-            None => DebugTrap::Own,
-        })
     }
 
     /// Segment, floating-point and vector registers.
