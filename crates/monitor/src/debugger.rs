@@ -38,11 +38,12 @@ use gdbstub::{
 };
 use gdbstub_arch::x86::{X86_64_SSE, reg::X86_64CoreRegs};
 use kernlet_abi::map::BOOT_BASE;
+use kvm_bindings::kvm_fpu;
 
 use crate::{
     crash::Cause,
     guest::Guest,
-    kvm::Step,
+    kvm::{OtherRegisters, Step},
     memory::GuestMemory,
     processor::{Fault, Registers},
 };
@@ -191,9 +192,9 @@ pub(crate) fn leave(guest: &mut Guest) -> Result<(), Cause> {
     if !orders.is_idle() {
         halt(guest)?;
         let registers = guest.stopped_at();
-        guest.processor.resume_at(&registers, Step::Many)?;
+        guest.processor.debuggable()?.resume_at(&registers, Step::Many)?;
     }
-    guest.processor.forget_traps()
+    guest.processor.debuggable()?.forget_traps()
 }
 
 /// The guest raised an exception.
@@ -212,8 +213,8 @@ pub(crate) fn fault(guest: &mut Guest, fault: &Fault) -> Result<Verdict, Cause> 
         orders.watches.iter_mut().filter_map(|watch| watch.has_changed(memory).then_some(watch.address)).last();
     if stepped && changed.is_none() && !orders.step {
         // On to the next instruction; nobody has to know.
-        let registers = guest.processor.registers_to_debug(memory);
-        return guest.processor.resume_at(&registers, Step::One).map(|()| Verdict::Resume);
+        let registers = guest.processor.debuggable()?.registers_to_debug(memory);
+        return guest.processor.debuggable()?.resume_at(&registers, Step::One).map(|()| Verdict::Resume);
     }
     halt(guest)?;
     if trapped && let Some(orders) = guest.orders() {
@@ -255,7 +256,7 @@ pub(crate) fn end(guest: &mut Guest, well: bool) {
 /// A kick came: gdb may want something.
 pub(crate) fn poll(guest: &mut Guest) -> Result<(), Cause> {
     // An exception that is on its way comes first.
-    if guest.processor.is_in_fault_stub() {
+    if guest.processor.debuggable()?.is_in_fault_stub() {
         return Ok(());
     }
     let Some(GdbStubStateMachine::Running(mut running)) = guest.take_stub() else { return Ok(()) };
@@ -333,8 +334,9 @@ fn converse(guest: &mut Guest, first: Reply) -> Result<(), Cause> {
 
 /// Takes the breakpoints out of the guest, which has stopped, and looks at its registers.
 fn halt(guest: &mut Guest) -> Result<(), Cause> {
-    guest.processor.settle()?;
-    let registers = guest.processor.registers_to_debug(&guest.view.memory);
+    let processor = guest.processor.debuggable()?;
+    processor.settle()?;
+    let registers = processor.registers_to_debug(&guest.view.memory);
     let Some(debugger) = &mut guest.debugger else { return Ok(()) };
     debugger.orders.registers = registers;
     for breakpoint in &mut debugger.orders.breakpoints {
@@ -361,7 +363,7 @@ fn resume(guest: &mut Guest) -> Result<(), Cause> {
             .and_then(|()| memory.write(breakpoint.address, &[BREAKPOINT_CODE]));
         breakpoint.covered = planted.is_ok().then_some(covered[0]);
     }
-    guest.processor.resume_at(registers, pace)
+    guest.processor.debuggable()?.resume_at(registers, pace)
 }
 
 /// The signal that a process would get.
@@ -378,6 +380,14 @@ fn signal_of(fault: &Fault) -> Signal {
 impl Guest {
     fn orders(&mut self) -> Option<&mut Orders> {
         self.debugger.as_mut().map(|debugger| &mut debugger.orders)
+    }
+
+    fn other_registers(&mut self) -> Result<OtherRegisters, Cause> {
+        self.processor.debuggable()?.other_registers()
+    }
+
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Cause> {
+        self.processor.debuggable()?.set_fpu(fpu)
     }
 
     fn stopped_at(&self) -> Registers {
@@ -430,7 +440,7 @@ impl Target for Guest {
 
 impl SingleThreadBase for Guest {
     fn read_registers(&mut self, to: &mut X86_64CoreRegs) -> TargetResult<(), Self> {
-        let other = self.processor.other_registers().map_err(TargetError::Fatal)?;
+        let other = self.other_registers().map_err(TargetError::Fatal)?;
         let now = self.stopped_at();
         let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, .. } = now;
         to.regs = [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15];
@@ -452,11 +462,11 @@ impl SingleThreadBase for Guest {
     }
 
     fn write_registers(&mut self, from: &X86_64CoreRegs) -> TargetResult<(), Self> {
-        let mut other = self.processor.other_registers().map_err(TargetError::Fatal)?;
+        let mut other = self.other_registers().map_err(TargetError::Fatal)?;
         let xmm = from.xmm.map(u128::to_le_bytes);
         if other.fpu.xmm != xmm {
             other.fpu.xmm = xmm;
-            self.processor.set_fpu(&other.fpu).map_err(TargetError::Fatal)?;
+            self.set_fpu(&other.fpu).map_err(TargetError::Fatal)?;
         }
         let Some(orders) = self.orders() else { return Err(TargetError::NonFatal) };
         let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15] = from.regs;

@@ -57,6 +57,16 @@ impl Processor {
         }
     }
 
+    /// What a debugger needs; only a virtual machine has it.
+    ///
+    /// # Errors
+    /// This backend's functions cannot be debugged.
+    pub(crate) fn debuggable(&mut self) -> Result<&mut kvm::Processor, Cause> {
+        match self {
+            Self::Kvm(processor) => Ok(processor),
+        }
+    }
+
     /// Makes memory, save the request window, and registers equal to the template's.
     pub(crate) fn rewind(
         &mut self,

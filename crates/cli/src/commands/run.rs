@@ -181,6 +181,7 @@ fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
         replica: 0,
         image: args.image.clone(),
         digest,
+        template: None,
         kernel,
         resources,
         config: config.overridden_by(&overrides)?,

@@ -13,7 +13,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
 pub(crate) use arch::{CpuState, describe_processor};
-pub(crate) use debug::Step;
+pub(crate) use debug::{OtherRegisters, Step};
 
 use crate::{
     crash::{Cause, kvm},
