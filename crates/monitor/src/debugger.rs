@@ -436,6 +436,11 @@ impl Target for Guest {
     fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
         Some(self)
     }
+
+    /// Packets that people can read; the connection is a local one.
+    fn use_rle(&self) -> bool {
+        false
+    }
 }
 
 impl SingleThreadBase for Guest {
