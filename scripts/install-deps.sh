@@ -21,6 +21,8 @@ if [ "${1:-}" = --checks ]; then
   need python3-venv python3 -c 'import venv, ensurepip'
   # The fuzz targets link LLVM's libFuzzer, which is C++.
   need g++ c++ --version
+  # A test debugs a function with it.
+  need gdb gdb --version
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then

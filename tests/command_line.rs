@@ -18,6 +18,7 @@ fn help_names_every_subcommand_the_environment_and_the_exit_codes() {
         "build",
         "images",
         "rmi",
+        "run",
         "deploy",
         "list",
         "describe",

@@ -65,6 +65,32 @@ fn a_crash_is_in_the_functions_log_under_its_call_id() {
 }
 
 #[test]
+fn the_log_has_a_crash_report_and_the_caller_gets_none_of_it() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform();
+    let asked = [("x-call-id", "call-of-doom"), ("authorization", "secret-header")];
+    let reply = platform.send(Method::POST, "/function/faults/instruction/read-null", &asked, "secret-body");
+    for inner in ["registers", "rsp", "backtrace", "_start"] {
+        assert!(!reply.text().contains(inner), "{}", reply.text());
+    }
+    let log = eventually("the report in the log", || {
+        let log = stdout(&succeeded(platform.run(["logs", "faults"])));
+        log.contains("backtrace:").then_some(log)
+    });
+    for part in ["registers:   rip 0x", "faults::misbehave+0x", "a page fault (vector 14)", "call id call-of-doom"] {
+        assert!(log.contains(part), "{part} is not in {log}");
+    }
+    let json = stdout(&succeeded(platform.run(["logs", "faults", "--json"])));
+    let lines = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let report = lines.into_iter().find(|line| line["report"].is_object()).expect("the report as JSON");
+    assert!(report["text"].as_str().unwrap().contains("crash report: faults::instructions::run < "), "{report}");
+    assert_eq!(report["report"]["request"]["body_bytes"], "secret-body".len());
+    assert!(!json.contains("secret"), "{json}");
+}
+
+#[test]
 fn what_a_function_logs_is_in_its_log() {
     if !kvm_is_usable() {
         return;

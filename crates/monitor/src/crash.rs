@@ -238,6 +238,9 @@ pub enum Cause {
         /// Bytes there are.
         window: u64,
     },
+    /// Whoever debugged the machine ended it.
+    #[error("the machine was ended by its debugger")]
+    Killed,
     /// The processor shut down (a triple fault).
     #[error("the function's processor shut down after a fault that it could not report")]
     Shutdown,

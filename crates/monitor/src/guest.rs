@@ -13,6 +13,7 @@ use crate::{
     backtrace,
     crash::{Cause, CodeAddress, Crash, FaultAccess},
     deadline::Timer,
+    debugger::{self, Debugger, Verdict},
     elf::Unikernel,
     hypercall::{self, CallContext, Flow, GuestView},
     hypervisor::Hypervisor,
@@ -30,7 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Guest {
     // The processor goes before the memory that it refers to.
-    processor: Processor,
+    pub(crate) processor: Processor,
     pub(crate) view: GuestView,
     unikernel: Unikernel,
     pub(crate) context: CallContext,
@@ -41,6 +42,8 @@ pub(crate) struct Guest {
     fault: Option<Fault>,
     /// Whoever watches it.
     pub(crate) trace: Option<Box<Trace>>,
+    /// Whoever debugs it.
+    pub(crate) debugger: Option<Box<Debugger>>,
 }
 
 impl Guest {
@@ -76,15 +79,16 @@ impl Guest {
 
     fn new(processor: Processor, view: GuestView, unikernel: &Unikernel, context: CallContext) -> Self {
         let (unikernel, begun) = (unikernel.clone(), Instant::now());
-        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None, trace: None }
+        Self { processor, view, unikernel, context, begun, window_used: 0, fault: None, trace: None, debugger: None }
     }
 
     pub(crate) fn watch(&mut self, watchers: Watchers) {
         self.trace = watchers.observer.map(|observer| Box::new(Trace::new(observer)));
+        self.debugger = watchers.debugger;
     }
 
     pub(crate) fn into_watchers(self) -> Watchers {
-        Watchers { observer: self.trace.map(|trace| trace.into_observer()) }
+        Watchers { observer: self.trace.map(|trace| trace.into_observer()), debugger: self.debugger }
     }
 
     /// Freezes the guest, which waits for its first request, as a template; it goes on as a view of it.
@@ -113,7 +117,14 @@ impl Guest {
     /// Runs on this thread until the guest waits for a request or its deadline is over.
     pub(crate) fn run_guarded(&mut self, timer: &Timer) -> Result<u64, Cause> {
         let kick = self.processor.kick();
-        timer.guard(self.context.deadline, kick, || self.run())
+        if self.debugger.is_none() {
+            return timer.guard(self.context.deadline, kick, || self.run());
+        }
+        debugger::enter(self)?;
+        // A deadline that is over: the kicks that come of it are when the debugger's connection is looked at.
+        let ended = timer.guard(self.begun, kick, || self.run());
+        debugger::leave(self)?;
+        ended
     }
 
     /// Begins an invocation.
@@ -139,15 +150,22 @@ impl Guest {
             match self.processor.run(&mut self.view.memory)? {
                 Exit::Hypercall { block } => {
                     let (view, context, block) = (&mut self.view, &mut self.context, u64::from(block));
-                    let flow = match &mut self.trace {
-                        None => hypercall::serve(view, context, block)?,
-                        Some(trace) => trace.serve(view, context, block)?,
+                    let served = match &mut self.trace {
+                        None => hypercall::serve(view, context, block),
+                        Some(trace) => trace.serve(view, context, block),
                     };
+                    if served.is_err() {
+                        debugger::dying(self)?;
+                    }
+                    let flow = served?;
                     if let Flow::Wait { response } = flow {
                         return Ok(response);
                     }
                 }
                 Exit::Fault(fault) => {
+                    if self.debugger.is_some() && debugger::fault(self, &fault)? == Verdict::Resume {
+                        continue;
+                    }
                     self.fault = Some(fault);
                     return Err(self.name(fault));
                 }
@@ -159,7 +177,10 @@ impl Guest {
     }
 
     /// Whether the deadline is over.
-    fn interrupted(&self) -> Result<(), Cause> {
+    fn interrupted(&mut self) -> Result<(), Cause> {
+        if self.debugger.is_some() {
+            debugger::poll(self)?;
+        }
         if Instant::now() < self.context.deadline {
             return Ok(());
         }
@@ -172,7 +193,10 @@ impl Guest {
         if let Some(trace) = &mut self.trace {
             trace.end(&cause);
         }
-        Crash::with_report(cause, self.usage(), self.report(request))
+        debugger::end(self, false);
+        // Who killed it has seen it.
+        let report = if matches!(cause, Cause::Killed) { None } else { self.report(request) };
+        Crash::with_report(cause, self.usage(), report)
     }
 
     fn report(&self, request: Option<&Request<'_>>) -> Option<Report> {

@@ -17,12 +17,14 @@
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `report`, `backtrace` | the state of a guest that has ended, for those who wrote it |
 //! | `trace` | tells an observer what a guest does |
+//! | `debugger` | lets gdb debug a guest |
 //! | `deadline` | kicks a guest that runs too long |
 
 mod backtrace;
 mod borrow;
 mod crash;
 mod deadline;
+mod debugger;
 mod dirty;
 pub mod elf;
 mod exchange;
@@ -48,6 +50,7 @@ mod trace;
 
 pub use backtrace::{Found, Frame};
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
+pub use debugger::{Debugger, StopAt};
 pub use elf::{ElfError, Unikernel};
 pub use hypervisor::{Hypervisor, HypervisorError};
 pub use layout::{LayoutError, MachineConfig};

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::{
     crash::{Cause, Crash},
     deadline::Timer,
-    exchange,
+    debugger, exchange,
     guest::Guest,
     message::{Request, Response, Usage},
     template::{Template, Watchers},
@@ -64,6 +64,11 @@ impl Used {
 impl Machine {
     pub(crate) fn new(guest: Guest, template: Template) -> Self {
         Self { timer: Timer::new(), guest, template, head: Vec::new() }
+    }
+
+    /// Ends the machine, and tells its debugger, if there is one, that all went well.
+    pub fn finish(mut self) {
+        debugger::end(&mut self.guest, true);
     }
 
     /// Lets somebody watch the machine from now on.

@@ -57,6 +57,16 @@ impl Processor {
         }
     }
 
+    /// What a debugger needs; only a virtual machine has it.
+    ///
+    /// # Errors
+    /// This backend's functions cannot be debugged.
+    pub(crate) fn debuggable(&mut self) -> Result<&mut kvm::Processor, Cause> {
+        match self {
+            Self::Kvm(processor) => Ok(processor),
+        }
+    }
+
     /// Makes memory, save the request window, and registers equal to the template's.
     pub(crate) fn rewind(
         &mut self,
@@ -195,6 +205,9 @@ impl Registers {
 }
 
 impl Fault {
+    pub(crate) const DEBUG: u8 = 1;
+    pub(crate) const BREAKPOINT: u8 = 3;
+    pub(crate) const PROTECTION: u8 = 13;
     /// The vector of a page fault.
     pub(crate) const PAGE_FAULT: u8 = 14;
     // Error code bits of a page fault (Intel SDM volume 3A, section 4.7).

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     crash::{Cause, Crash},
     deadline::Timer,
+    debugger::Debugger,
     elf::Unikernel,
     guest::Guest,
     hypervisor::Hypervisor,
@@ -43,6 +44,8 @@ struct Inner {
 pub struct Watchers {
     /// Sees every hypercall.
     pub observer: Option<Box<dyn Observer>>,
+    /// Stops it where it likes. While there is one, the machine has no deadline but that of its accelerator calls.
+    pub debugger: Option<Box<Debugger>>,
 }
 
 impl Template {

@@ -20,7 +20,7 @@ impl Observer for Seen {
 
 impl Seen {
     fn watchers(&self) -> Watchers {
-        Watchers { observer: Some(Box::new(self.clone())) }
+        Watchers { observer: Some(Box::new(self.clone())), debugger: None }
     }
 
     /// Takes the calls seen so far, each as `call = result`; a request and an end as they are shown.

@@ -2,6 +2,7 @@
 //! Called by people who write functions. It needs no gateway and opens no port but the debugger's, when one is asked for.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Overrides, Reference, Store, StoreError};
 use kernlet_monitor::{
-    Crash, Event, Hypervisor, Level, LogSink, Machine, Observer, Request, Response, Services, Template, Usage, Used,
-    Watchers,
+    Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Request, Response, Services, StopAt,
+    Template, Usage, Used, Watchers,
 };
 use kernlet_watchdog::{CrashReport, Parts, TimeLimit};
 use serde::Serialize;
@@ -94,9 +95,22 @@ pub(crate) struct Args {
     /// Print every hypercall on stderr, with its times
     #[arg(long)]
     trace: bool,
+    /// Wait for gdb on this port of 127.0.0.1 (0: any), and let it debug the function; lifts the time limit
+    #[arg(long, value_name = "PORT")]
+    gdb: Option<u16>,
+    /// Where gdb is first given the function: before its first instruction, or before its first request
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "entry", requires = "gdb")]
+    gdb_at: GdbAt,
     /// Say on stderr how long booting and each request took
     #[arg(long, short)]
     verbose: bool,
+}
+
+/// When gdb is first given the function.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum GdbAt {
+    Entry,
+    Request,
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -108,8 +122,8 @@ pub(crate) fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let show = Show { include: args.include, json: args.json, verbose: args.verbose || args.json };
     let mut session = Session { run: Run::default(), show, audit: args.audit };
-    let watchers = Watchers { observer: args.trace.then(|| Box::new(TraceLines) as Box<dyn Observer>) };
-    let outcome = session.run(&spec, &call, limit, args.repeat, watchers);
+    let limit = if args.gdb.is_some() { TimeLimit::of_function(Duration::ZERO) } else { limit };
+    let outcome = session.run(&spec, &call, limit, &args);
     if show.json {
         output::json(&session.run)?;
     }
@@ -167,11 +181,11 @@ fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
         replica: 0,
         image: args.image.clone(),
         digest,
+        template: None,
         kernel,
         resources,
         config: config.overridden_by(&overrides)?,
         environment,
-        template: None,
     })
 }
 
@@ -292,18 +306,15 @@ struct Session {
 type Outcome<T> = anyhow::Result<Result<T, Box<Crash>>>;
 
 impl Session {
-    fn run(
-        &mut self,
-        spec: &FunctionSpec,
-        call: &OwnedRequest,
-        limit: TimeLimit,
-        repeat: u32,
-        watchers: Watchers,
-    ) -> Outcome<()> {
+    fn run(&mut self, spec: &FunctionSpec, call: &OwnedRequest, limit: TimeLimit, args: &Args) -> Outcome<()> {
         let hypervisor = Hypervisor::open().context("no machine can run on this host")?;
         let Parts { unikernel, machine, accel } = Parts::read(spec)?;
         accel.preload().context("the function's models cannot be loaded")?;
         let services = Services { accel, log: Arc::new(LogLines) };
+        let watchers = Watchers {
+            observer: args.trace.then(|| Box::new(TraceLines) as Box<dyn Observer>),
+            debugger: args.gdb.map(|port| wait_for_gdb(port, args.gdb_at, &spec.kernel)).transpose()?,
+        };
         let begun = Instant::now();
         let deadline = limit.deadline(begun);
         let booted = Template::boot_watched(&hypervisor, &unikernel, &machine, services.clone(), deadline, watchers);
@@ -314,7 +325,7 @@ impl Session {
             Err(crash) => return Ok(self.crashed(crash)),
         };
         self.say(&format!("booted in {:.1} µs", micros(took)));
-        for number in 1..=repeat {
+        for number in 1..=args.repeat {
             let call_id = format!("run-{number}");
             let invoked = call.with(&call_id, |request| machine.invoke(request, limit.deadline(Instant::now())));
             let (used, response) = match invoked {
@@ -322,7 +333,8 @@ impl Session {
                 Err(crash) => return Ok(self.crashed(crash)),
             };
             self.answer(response)?;
-            if number == repeat && !self.audit {
+            if number == args.repeat && !self.audit {
+                machine = used.keep();
                 break;
             }
             let next = || template.machine(&hypervisor, services.clone());
@@ -331,6 +343,7 @@ impl Session {
                 Err(crash) => return Ok(self.crashed(crash)),
             };
         }
+        machine.finish();
         self.refuse_failures()
     }
 
@@ -423,6 +436,21 @@ impl Session {
             output::note(text);
         }
     }
+}
+
+/// Waits until gdb has connected.
+fn wait_for_gdb(port: u16, when: GdbAt, kernel: &Path) -> anyhow::Result<Box<Debugger>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .with_context(|| format!("cannot wait for gdb on port {port} of 127.0.0.1; choose another with --gdb PORT"))?;
+    let port = listener.local_addr().context("cannot tell the port that gdb is to use")?.port();
+    let kernel = output::shell_word(&kernel.display().to_string());
+    output::note(&format!("waiting for gdb: gdb {kernel} -ex 'target remote 127.0.0.1:{port}'"));
+    let (connection, _) = listener.accept().context("gdb could not connect")?;
+    let stop_at = match when {
+        GdbAt::Entry => StopAt::Entry,
+        GdbAt::Request => StopAt::Request,
+    };
+    Ok(Box::new(Debugger::new(connection, stop_at)))
 }
 
 fn status_line(status: u16) -> String {

@@ -2,6 +2,7 @@
 //! Driven by `guest`, always from one thread; it knows exits and registers, and nothing of what a hypercall means.
 
 mod arch;
+mod debug;
 mod dirty_ring;
 mod paging;
 mod shell;
@@ -19,6 +20,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
 pub(crate) use arch::{CpuState, describe_processor};
+pub(crate) use debug::{OtherRegisters, Step};
 pub(crate) use shell::{Shell, Stock};
 
 use crate::{

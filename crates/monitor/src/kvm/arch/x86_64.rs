@@ -248,7 +248,7 @@ fn set_xcr0(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Cause> {
     vcpu.set_xcrs(&xcrs).map_err(kvm("enable the vector registers"))
 }
 
-fn user_segments(sregs: &mut kvm_sregs) {
+pub(crate) fn user_segments(sregs: &mut kvm_sregs) {
     let flat = kvm_segment { limit: 0xffff_ffff, present: 1, dpl: 3, s: 1, g: 1, ..Default::default() };
     let data = kvm_segment { selector: USER_DATA, type_: 3, db: 1, ..flat };
     sregs.cs = kvm_segment { selector: USER_CODE, type_: 11, l: 1, ..flat };
@@ -608,7 +608,7 @@ pub(crate) fn describe_processor(cpuid: &CpuId) -> Vec<u8> {
 }
 
 /// Lets KVM complete the port write of the last exit, so that the registers stand behind it.
-fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Cause> {
+pub(crate) fn finish_exit(vcpu: &mut VcpuFd) -> Result<(), Cause> {
     vcpu.set_kvm_immediate_exit(1);
     let ended = match vcpu.run() {
         Err(error) if error.errno() == libc::EINTR => Ok(()),
