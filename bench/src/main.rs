@@ -13,6 +13,8 @@
 //! | `platform`, `http` | the platform as a process, and a client of it |
 //! | `census` | what processes hold: memory, descriptors, threads, machines |
 //! | `ring0` | whether a guest at ring 0 can use vectors here, as some peers' do |
+//! | `peer`, `wrk` | plain HTTP servers to compare with, and the load on both |
+//! | `process` | processor time and context switches of processes |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "an allocator is unsafe to write")]
@@ -23,13 +25,16 @@ mod census;
 mod http;
 mod machine;
 mod native;
+mod peer;
 mod platform;
+mod process;
 #[allow(unsafe_code, reason = "gives a machine its memory")]
 mod ring0;
 mod stats;
 mod suites;
 mod table;
 mod workshop;
+mod wrk;
 
 use std::{io::Write as _, path::PathBuf};
 
@@ -72,6 +77,9 @@ struct CommandLine {
     /// Answer for one part of a suite, in this process
     #[arg(long, value_enum, hide = true)]
     probe: Option<Probe>,
+    /// The program that a probe starts for every request
+    #[arg(long, value_name = "FILE", hide = true, requires = "probe")]
+    echo: Option<PathBuf>,
 }
 
 /// One suite, or all of them.
@@ -88,6 +96,7 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Invoke),
             Choice::One(Suite::Rewind),
             Choice::One(Suite::Classify),
+            Choice::One(Suite::Http),
             Choice::One(Suite::Cold),
             Choice::One(Suite::Size),
             Choice::One(Suite::Peers),
@@ -123,7 +132,7 @@ fn main() -> anyhow::Result<()> {
     }
     let workshop = Workshop::open(options.program.clone())?;
     if let Some(probe) = options.probe {
-        writeln!(out, "{}", probe.run(&workshop)?)?;
+        writeln!(out, "{}", probe.run(&workshop, options.echo)?)?;
         return Ok(());
     }
     let suites = match options.suite {

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    census::children,
     http::{Answer, Client},
     workshop::Workshop,
 };
@@ -84,6 +85,14 @@ impl Platform {
     /// The gateway's process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
+    }
+
+    /// The process of the one replica that runs.
+    pub(crate) fn watchdog(&self) -> anyhow::Result<u32> {
+        match *children(self.pid())? {
+            [watchdog] => Ok(watchdog),
+            ref others => bail!("one function has {} processes", others.len()),
+        }
     }
 
     /// Deploys a function from the image of its name, and waits until it is ready.
@@ -205,4 +214,11 @@ pub(crate) fn stage(answer: &Answer, name: &str) -> Option<f64> {
     let values = answer.headers.get_all("server-timing").iter().filter_map(|value| value.to_str().ok());
     let mut stages = values.flat_map(|value| value.split(',')).map(str::trim);
     stages.find_map(|stage| stage.strip_prefix(name)?.strip_prefix(";dur=")?.parse().ok())
+}
+
+/// Times that the guest left the processor to the monitor in one invocation, from the same headers.
+pub(crate) fn exits(answer: &Answer) -> Option<f64> {
+    let values = answer.headers.get_all("server-timing").iter().filter_map(|value| value.to_str().ok());
+    let mut entries = values.flat_map(|value| value.split(',')).map(str::trim);
+    entries.find_map(|entry| entry.strip_prefix("exits;desc=\"")?.strip_suffix('"')?.parse().ok())
 }

@@ -16,6 +16,8 @@ pub(crate) enum Target {
     AtMost(f64),
     /// Below this.
     Below(f64),
+    /// At least this.
+    AtLeast(f64),
 }
 
 impl Target {
@@ -24,6 +26,7 @@ impl Target {
             Self::None => true,
             Self::AtMost(limit) => value <= limit,
             Self::Below(limit) => value < limit,
+            Self::AtLeast(limit) => value >= limit,
         }
     }
 
@@ -32,6 +35,7 @@ impl Target {
             Self::None => String::new(),
             Self::AtMost(limit) => format!("≤ {}", number(limit)),
             Self::Below(limit) => format!("< {}", number(limit)),
+            Self::AtLeast(limit) => format!("≥ {}", number(limit)),
         }
     }
 }
@@ -180,6 +184,7 @@ mod tests {
         );
         assert_eq!(row(2.6).to_json()["detail"]["met"], json!(false));
         assert_eq!(Target::Below(1.0).is_met_by(1.0), Target::AtMost(0.5).is_met_by(1.0));
+        assert!(Target::AtLeast(0.3).is_met_by(0.3) && !Target::AtLeast(0.3).is_met_by(0.29));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod cold;
 mod density;
 mod faults;
 mod floor;
+mod http;
 mod invoke;
 mod peers;
 mod rewind;
@@ -13,11 +14,13 @@ mod scale;
 mod size;
 mod soak;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 
 use crate::{
+    peer,
     stats::{Plan, Side, alone},
     table::Row,
     workshop::Workshop,
@@ -34,6 +37,8 @@ pub(crate) enum Suite {
     Rewind,
     /// A picture classified through the whole platform, over the same plugin called natively
     Classify,
+    /// Small requests under load, over plain hyper servers
+    Http,
     /// The first request after a deployment
     Cold,
     /// Bytes of an image, memory of an idle machine
@@ -58,6 +63,7 @@ impl Suite {
             Self::Invoke => &["invoke.echo_vs_floor"],
             Self::Rewind => &["rewind.vs_floor", "rewind.exits"],
             Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
+            Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
             Self::Cold => &["cold.first_request_ms"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
             Self::Peers => peers::FIGURES,
@@ -80,6 +86,7 @@ impl Suite {
             Self::Invoke => invoke::run(workshop),
             Self::Rewind => rewind::run(workshop),
             Self::Classify => classify::run(workshop),
+            Self::Http => http::run(workshop),
             Self::Cold => cold::run(workshop),
             Self::Size => size::run(workshop),
             Self::Peers => peers::run(workshop),
@@ -98,20 +105,28 @@ pub(crate) enum Probe {
     IdleMachines,
     /// The first classification after the model was loaded.
     FirstClassification,
+    /// A plain hyper server; serves until its standard input ends.
+    HyperEcho,
+    /// A hyper server that starts `--echo` for every request; serves until its standard input ends.
+    HyperFork,
 }
 
 impl Probe {
     /// Measures, in a process that does nothing else; the answer is JSON.
-    pub(crate) fn run(self, workshop: &Workshop) -> anyhow::Result<serde_json::Value> {
+    pub(crate) fn run(self, workshop: &Workshop, echo: Option<PathBuf>) -> anyhow::Result<serde_json::Value> {
         match self {
             Self::IdleMachines => size::idle_machines(workshop),
             Self::FirstClassification => cold::first_classification(),
+            Self::HyperEcho => peer::echo().map(|()| serde_json::Value::Null),
+            Self::HyperFork => {
+                let program = echo.context("there is no program to start for a request")?;
+                peer::fork(program).map(|()| serde_json::Value::Null)
+            }
         }
     }
 
     /// Runs it in a process of its own.
     fn ask(self) -> anyhow::Result<serde_json::Value> {
-        use anyhow::Context as _;
         let name = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let output = std::process::Command::new(std::env::current_exe()?)
             .args(["--probe", &name])
