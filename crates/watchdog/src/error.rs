@@ -161,15 +161,15 @@ pub enum InvokeError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// No thread for another machine.
-    #[error("function {function} has no thread for another machine; the host is out of threads or memory")]
+    /// No thread for another connection.
+    #[error("function {function} has no thread for another connection; the host is out of threads or memory")]
     NoThread {
         /// The function.
         function: String,
         /// Why not.
         source: io::Error,
     },
-    /// A machine's thread ended without an answer.
+    /// What runs machines failed itself.
     #[error("the monitor or an accelerator plugin failed while function {function} ran; its standard error has more")]
     Lost {
         /// The function.

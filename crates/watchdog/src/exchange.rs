@@ -1,7 +1,8 @@
 //! One HTTP request and its answer: the watchdog's own paths, or an invocation of the function.
-//! Called by the server for every request on every connection. It never runs a guest on the server's thread.
+//! Called for every request on the thread of its connection, where the guest runs as well. It never queues.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,13 +12,14 @@ use std::{
 
 use http::{HeaderName, Request, StatusCode, request::Parts};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use kernlet_monitor::{Level, Usage};
+use kernlet_monitor::{Level, Response, Usage};
 
 use crate::{
     Function,
+    connection::Line,
     error::InvokeError,
+    keeper::{Keeper, Waiting},
     limit::{Permit, TimeLimit},
     log::Log,
     request::{self, CallId, OwnedRequest},
@@ -27,31 +29,44 @@ use crate::{
 /// Asks for a `Server-Timing` header in the answer.
 const TIMING: HeaderName = HeaderName::from_static("x-kernlet-timing");
 
-/// How long after its deadline an answer is still waited for: a machine is stopped at the deadline, but an
-/// accelerator operation is let finish its step.
-const GRACE: Duration = Duration::from_millis(250);
-
-/// How long the rest of a refused body is read and thrown away, so that its sender sees the answer instead of
-/// a broken connection.
-const LINGER: Duration = Duration::from_secs(5);
-
 /// What serves the connections of one watchdog.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) function: Function,
     pub(crate) log: Log,
+    pub(crate) keeper: Arc<Keeper>,
     /// How long a client may take for a request's head, and then for its body.
     pub(crate) read_timeout: Duration,
     pub(crate) draining: AtomicBool,
 }
 
+/// The client was told by the keeper that its time is over; its connection ends without another word.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer came too late")]
+pub(crate) struct Overdue;
+
+/// Why a call has no response of its function.
+enum Unanswered {
+    Failed(InvokeError),
+    Overdue,
+}
+
+impl From<InvokeError> for Unanswered {
+    fn from(error: InvokeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Exchange {
     /// Answers one request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> HttpResponse {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, line: &Line) -> Result<HttpResponse, Overdue> {
+        // One that was sent ahead comes before anything was waited for.
+        line.settle();
+        line.await_head();
         match request.uri().path() {
-            "/_/health" => self.health(),
-            "/_/ready" => self.ready(),
-            _ => self.invoke(request).await,
+            "/_/health" => Ok(self.health()),
+            "/_/ready" => Ok(self.ready()),
+            _ => self.invoke(request, line).await,
         }
     }
 
@@ -69,25 +84,26 @@ impl Exchange {
         }
     }
 
-    async fn invoke(&self, request: Request<Incoming>) -> HttpResponse {
+    async fn invoke(&self, request: Request<Incoming>, line: &Line) -> Result<HttpResponse, Overdue> {
         let start = Instant::now();
         let (parts, body) = request.into_parts();
         let call_id = CallId::of(&parts.headers);
         let wants_timing = parts.headers.contains_key(TIMING);
-        let (mut answer, usage) = match self.call(parts, call_id.clone(), body).await {
+        let (mut answer, usage) = match self.call(parts, call_id.clone(), body, line).await {
             Ok(answered) => answered,
-            Err(error) => {
+            Err(Unanswered::Overdue) => return Err(Overdue),
+            Err(Unanswered::Failed(error)) => {
                 self.report(&call_id, &error);
                 (response::of_error(&error), error.usage())
             }
         };
         let took = start.elapsed();
-        response::add_measures(&mut answer, &call_id, took, wants_timing.then_some(usage));
         if self.log.debugs() {
             let text = format!("{} in {took:?}, {} exits", answer.status().as_u16(), usage.exits);
             self.log.watchdog(call_id.as_str(), Level::Debug, &text);
         }
-        answer
+        response::add_measures(&mut answer, call_id, took, wants_timing.then_some(usage));
+        Ok(answer)
     }
 
     /// Lets a request in, gives it to a machine, and checks what comes back.
@@ -96,25 +112,19 @@ impl Exchange {
         parts: Parts,
         call_id: CallId,
         mut body: Incoming,
-    ) -> Result<(HttpResponse, Usage), InvokeError> {
-        let received = self.receive(parts, call_id, &mut body).await;
+        line: &Line,
+    ) -> Result<(HttpResponse, Usage), Unanswered> {
+        let received = self.receive(parts, call_id, &mut body, line).await;
         let (request, limit, permit) = match received {
             Ok(received) => received,
             Err(error) => {
-                linger(body);
-                return Err(error);
+                line.linger(body);
+                return Err(error.into());
             }
         };
-        let function = &self.function.shared().name;
-        let patience = limit.deadline(Instant::now()) + GRACE;
-        let answer = self.function.call(request, limit, permit)?;
-        let response = match tokio::time::timeout_at(patience.into(), answer).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(_)) => return Err(InvokeError::Lost { function: function.to_string() }),
-            Err(_) => return Err(InvokeError::TimedOut { function: function.to_string(), limit, source: None }),
-        };
+        let response = self.run(&request, limit, permit, line)?;
         let usage = response.usage;
-        Ok((response::of_function(function, response)?, usage))
+        Ok((response::of_function(&self.function.shared().name, response)?, usage))
     }
 
     /// Reads a request, in the order that costs least: what can be refused by its head is not read further.
@@ -123,6 +133,7 @@ impl Exchange {
         parts: Parts,
         call_id: CallId,
         body: &mut Incoming,
+        line: &Line,
     ) -> Result<(OwnedRequest, TimeLimit, Permit), InvokeError> {
         let shared = self.function.shared();
         let request = OwnedRequest::new(parts, call_id)?;
@@ -133,8 +144,35 @@ impl Exchange {
         }
         // Before the body, so that no more bodies are held in memory than requests may be under way.
         let permit = shared.inflight.enter()?;
-        let body = request::read_body(shared, body, self.read_timeout).await?;
+        let body = request::read_body(shared, body, line, self.read_timeout).await?;
         Ok((request.with_body(body), limit, permit))
+    }
+
+    /// Runs the guest, here and now. Whatever keeps it longer than its time allows, the client is not kept waiting:
+    /// the keeper answers then.
+    fn run(&self, request: &OwnedRequest, limit: TimeLimit, permit: Permit, line: &Line) -> Result<Response, Unanswered> {
+        let start = Instant::now();
+        let call_id = request.call_id().clone();
+        self.keeper.begin(&line.caller, Waiting { call_id, limit, start, line_is_free: line.is_free() });
+        let pool = self.function.pool();
+        let mut worker = pool.take();
+        // A plugin that panics is caught where it is called; this is for what is wrong with ourselves.
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            let answer = request.with(|request| worker.serve(request, limit, start));
+            (answer, worker)
+        }));
+        let answer = match served {
+            Ok((answer, worker)) => {
+                if worker.has_machine() {
+                    line.settle_later(pool.give_back(worker));
+                }
+                answer
+            }
+            Err(_) => Err(InvokeError::Lost { function: self.function.shared().name.to_string() }),
+        };
+        // Before the answer: who has that may send the next request at once.
+        drop(permit);
+        if line.caller.end() { Ok(answer?) } else { Err(Unanswered::Overdue) }
     }
 
     /// Logs what only this side knows; the end of a machine was logged when it happened.
@@ -148,12 +186,4 @@ impl Exchange {
 
 fn draining() -> HttpResponse {
     response::own(StatusCode::SERVICE_UNAVAILABLE, "this watchdog is shutting down; another one will serve")
-}
-
-/// Reads what is left of a refused body, for a while.
-fn linger(mut body: Incoming) {
-    if !body.is_end_stream() {
-        let rest = async move { while let Some(Ok(_)) = body.frame().await {} };
-        tokio::spawn(tokio::time::timeout(LINGER, rest));
-    }
 }

@@ -12,19 +12,20 @@ use kernlet_accel::{Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionSpec, Isolation};
 use kernlet_monitor::{Crash, Hypervisor, Level, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel};
-use tokio::sync::oneshot;
 
 use crate::{
     error::{InvokeError, WatchdogError},
-    limit::{Inflight, Permit, TimeLimit},
+    limit::{Inflight, TimeLimit},
     log::Log,
-    pool::{Answer, Call, MACHINE_STACK, Pool},
+    pool::Pool,
     preload::Preload,
     report::CrashReport,
-    request::OwnedRequest,
     saved::{self, Destination, Saved, Wanted},
     worker::Worker,
 };
+
+/// Stack of a thread on which guests run, in bytes: accelerator plugins run on it. Committed as it is used.
+pub(crate) const MACHINE_STACK: usize = 2 * 1024 * 1024;
 
 /// A function, ready to make machines. Its models are being loaded in the background from the start.
 ///
@@ -32,7 +33,13 @@ use crate::{
 #[derive(Debug)]
 pub struct Function {
     shared: Arc<Shared>,
-    pool: Pool,
+    pool: Arc<Pool>,
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
 }
 
 /// What all machines of a function have in common.
@@ -154,17 +161,8 @@ impl Function {
         &self.shared
     }
 
-    /// Hands a request to a machine. The answer comes also after the deadline; a receiver that was dropped
-    /// changes nothing for the machine.
-    pub(crate) fn call(
-        &self,
-        request: OwnedRequest,
-        limit: TimeLimit,
-        permit: Permit,
-    ) -> Result<oneshot::Receiver<Answer>, InvokeError> {
-        let (call, answer) = Call::new(request, limit, permit);
-        self.pool.hand_over(call)?;
-        Ok(answer)
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 }
 
@@ -189,7 +187,7 @@ impl Shared {
         self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pristine machine, to be used on this thread. The first one takes the time that the function needs to
+    /// A pristine machine. The first one takes the time that the function needs to
     /// initialise; others wait for it and are made of its template.
     pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
         let mut held = self.held();

@@ -3,19 +3,22 @@
 //! It never decides which function runs or where: that is the gateway's, who hands it a [`FunctionSpec`].
 //!
 //! ```text
-//!  socket ──► server ──► exchange ──► pool ──► machine thread: worker ──► kernlet_monitor::Machine
-//!            1 thread    limits in    hand-over   boots, reuses, drops       the guest
+//!  socket ──► server ──► connection ──► exchange ──► worker ──────────────► kernlet_monitor::Machine
+//!            accepts     a thread each  limits in    boots, rewinds, drops    the guest
+//!                                          └── pool: idle machines, for whichever thread has a request
 //! ```
 //!
 //! | module | duty |
 //! |---|---|
 //! | `listen` | the socket |
-//! | `server` | connections, drain |
+//! | `server` | accepting, drain |
+//! | `connection` | one connection on its thread |
 //! | `exchange` | one request and its answer |
 //! | `request`, `response` | HTTP to the machine's terms and back |
 //! | `limit` | time limits; requests under way |
 //! | `function` | what the machines of a function share |
-//! | `pool`, `worker` | machine threads; the machine of one thread |
+//! | `pool`, `worker` | idle machines; one machine and what becomes of it after a request |
+//! | `keeper` | answers that are overdue; machines that are idle for long |
 //! | `preload` | loads models before the first request |
 //! | `saved` | the template in a file |
 //! | `log` | lines of the function and of the watchdog, to standard output |
@@ -23,9 +26,11 @@
 //! | `error` | everything that can go wrong, with its HTTP status |
 #![forbid(unsafe_code)]
 
+mod connection;
 mod error;
 mod exchange;
 mod function;
+mod keeper;
 mod limit;
 mod listen;
 mod log;
@@ -42,7 +47,7 @@ use std::{
     fs::{self, File},
     io,
     os::fd::AsFd,
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -60,7 +65,7 @@ pub use pool::IDLE_MAX;
 pub use report::CrashReport;
 pub use worker::Worker;
 
-use crate::{exchange::Exchange, server::Server};
+use crate::{exchange::Exchange, keeper::Keeper, server::Server};
 
 /// How long a client may take to send the head of a request, and then its body, unless the function's
 /// environment variable `read_timeout` (of-watchdog's name) says otherwise.
@@ -114,9 +119,12 @@ fn serve(spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), Watchdog
     let bound = listen.bind()?;
     log_start(spec, listen, &function, log);
     let read_timeout = spec.environment.get("read_timeout").and_then(|text| text.parse::<GoDuration>().ok());
+    let name = Arc::clone(&function.shared().name);
+    let keeper = Keeper::start(name, Arc::clone(function.pool()), log.clone());
     let exchange = Exchange {
         function,
         log: log.clone(),
+        keeper: keeper.map_err(system("start the thread that watches over requests"))?,
         read_timeout: read_timeout.map_or(READ_TIMEOUT, |GoDuration(timeout)| timeout),
         draining: AtomicBool::new(false),
     };

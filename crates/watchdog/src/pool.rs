@@ -1,229 +1,191 @@
-//! The machines behind the server, each on a thread of its own, and the choice of one for each request.
-//! Used by [`crate::Function`]. It never lets a machine change threads, and never queues: requests are let in first.
+//! The idle machines of a function, and the choice of one for each request. Used by the exchange, on the threads of
+//! connections; the keeper ends those that are idle for long. It never queues: requests are let in first.
 //!
 //! ```text
-//!   server's thread                        machine threads
-//!   hand_over(call) ── idle? ─ yes ──► the one that went idle last (its memory is warm)
-//!                        └──── no ───► a new thread, which boots a machine
-//!   answer ◄── oneshot ── the thread puts itself back on the stack, frees the permit, then answers
+//!  take ── idle? ─ yes ──► the one that this thread drove last, else the one that went idle last (its memory is warm)
+//!            └──── no ───► is one being settled that nobody waits for? ─ yes ─► that one
+//!                                            └──────────────────────── no ──► none yet: the request boots one
+//!  request done ──► Unsettled: counts as coming back ── dropped after the answer is out ──► settled, idle
 //! ```
 //!
-//! A thread ends with its machine: after a crash, after every request in `fresh` mode, and when it was idle for
-//! [`IDLE_MAX`] while another one is idle too. Handing over costs one wake-up each way, together about 30 µs on a
-//! cloud VM with nested KVM, where the echo function takes 45 µs. Running the guest on the server's own thread would
-//! save both, but a function that takes long would then stall every other connection and the health checks; who
-//! wants that path takes a [`Worker`], which adds less than 1 µs to a machine's own time.
+//! A machine goes to whichever thread has a request. Since Linux 6.12 that costs no more than the caches do (measured
+//! here: below a microsecond); before, KVM waited for all processors when a machine met another thread, so that
+//! there a thread rather boots a machine of its own than take another's, as long as the function may have more.
 
 use std::{
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread,
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
-use kernlet_monitor::Response;
-use tokio::sync::oneshot;
-
-use crate::{
-    error::InvokeError,
-    function::Shared,
-    limit::{Permit, TimeLimit},
-    request::OwnedRequest,
-    worker::Worker,
-};
+use crate::{function::Shared, worker::Worker};
 
 /// How long a machine that is not the only idle one is kept without a request.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Stack of a machine's thread, in bytes: accelerator plugins run on it. Committed as it is used.
-pub(crate) const MACHINE_STACK: usize = 2 * 1024 * 1024;
+/// The first kernel whose KVM lets a machine change threads for nothing.
+const CHEAP_MOVES: (u32, u32) = (6, 12);
 
-/// What a machine gave.
-pub(crate) type Answer = Result<Response, InvokeError>;
-
-/// One request on its way to a machine and back.
-#[derive(Debug)]
-pub(crate) struct Call {
-    request: OwnedRequest,
-    limit: TimeLimit,
-    start: Instant,
-    permit: Permit,
-    reply: oneshot::Sender<Answer>,
-}
-
-impl Call {
-    pub(crate) fn new(request: OwnedRequest, limit: TimeLimit, permit: Permit) -> (Self, oneshot::Receiver<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        (Self { request, limit, start: Instant::now(), permit, reply }, answer)
-    }
-
-    /// Gives the answer. The permit goes first: who has the answer may send the next request at once.
-    fn finish(self, answer: Answer) {
-        drop(self.permit);
-        // A client that hung up has dropped the other end.
-        let _ = self.reply.send(answer);
-    }
-}
-
-/// A function's machine threads.
+/// A function's machines that serve no request.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    threads: Arc<Threads>,
-}
-
-struct Threads {
     shared: Arc<Shared>,
-    roster: Mutex<Roster<Seat>>,
+    idle: Mutex<Idle<Worker>>,
+    /// A machine became idle, or one that was to become so is lost.
+    settled: Condvar,
+    cheap_moves: bool,
 }
 
-/// Where an idle thread waits. It travels with the call, so that an idle thread does not hold its own sender
-/// and wakes when the roster is dropped.
+/// A machine that has served a request. Dropped, it is made ready for the next one and becomes idle.
 #[derive(Debug)]
-struct Seat {
-    calls: mpsc::Sender<(Call, Seat)>,
+pub(crate) struct Unsettled {
+    pool: Arc<Pool>,
+    worker: Option<Worker>,
 }
 
 impl Pool {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { threads: Arc::new(Threads { shared, roster: Mutex::new(Roster::new()) }) }
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        let release = rustix::system::uname();
+        let cheap_moves = release.release().to_str().is_ok_and(moves_are_cheap);
+        Arc::new(Self { shared, idle: Mutex::new(Idle::new()), settled: Condvar::new(), cheap_moves })
     }
 
-    /// Gives a call to an idle machine, or to a new one.
-    pub(crate) fn hand_over(&self, call: Call) -> Result<(), InvokeError> {
-        let mut call = call;
+    /// A machine for a request that has been let in; one that has none yet boots it.
+    pub(crate) fn take(&self) -> Worker {
+        let thread = thread::current().id();
+        let mut idle = self.lock();
         loop {
-            // The lock is not held while a thread starts.
-            let idle = self.threads.roster().take();
-            let Some(seat) = idle else { break };
-            let calls = seat.calls.clone();
-            match calls.send((call, seat)) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::SendError((unsent, _))) => call = unsent,
+            let may_boot = idle.len() + idle.settling < self.shared.inflight.limit();
+            match idle.take(thread, self.cheap_moves || !may_boot) {
+                Taken::Idle(worker) => return worker,
+                Taken::None => return Worker::new(Arc::clone(&self.shared)),
+                Taken::Settling => {
+                    idle.waiting += 1;
+                    idle = self.settled.wait(idle).unwrap_or_else(PoisonError::into_inner);
+                    idle.waiting -= 1;
+                }
             }
         }
-        self.threads
-            .start(call)
-            .map_err(|source| InvokeError::NoThread { function: self.threads.shared.name.to_string(), source })
+    }
+
+    /// Takes a machine back that has to be settled. From here on the next request may count on it: the permit of the
+    /// last one is to be dropped after this.
+    pub(crate) fn give_back(self: &Arc<Self>, worker: Worker) -> Unsettled {
+        self.lock().settling += 1;
+        Unsettled { pool: Arc::clone(self), worker: Some(worker) }
+    }
+
+    /// Ends machines that were idle for long; says when the next one will have been, if there is one.
+    pub(crate) fn retire(&self, now: Instant) -> Option<Instant> {
+        let mut idle = self.lock();
+        let (retired, next) = idle.retire(now);
+        drop(idle);
+        // Not under the lock: ending a machine takes a while.
+        drop(retired);
+        next
+    }
+
+    /// Drops the machines that are idle, and all that would become so.
+    pub(crate) fn close(&self) {
+        let mut idle = self.lock();
+        idle.closed = true;
+        drop((mem::take(&mut idle.items), idle));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle<Worker>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Pool {
+impl Drop for Unsettled {
     fn drop(&mut self) {
-        self.threads.roster().close();
-    }
-}
-
-impl fmt::Debug for Threads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").field("function", &self.shared.name).finish_non_exhaustive()
-    }
-}
-
-impl Threads {
-    fn roster(&self) -> MutexGuard<'_, Roster<Seat>> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(self: &Arc<Self>, first: Call) -> Result<(), io::Error> {
-        let threads = Arc::clone(self);
-        let run = move || threads.run(first);
-        thread::Builder::new().name("machine".to_owned()).stack_size(MACHINE_STACK).spawn(run).map(drop)
-    }
-
-    /// A machine's thread.
-    fn run(&self, first: Call) {
-        let mut worker = Worker::new(Arc::clone(&self.shared));
-        let (sender, calls) = mpsc::channel();
-        let (mut call, mut seat) = (first, Seat { calls: sender });
-        loop {
-            let answer = call.request.with(|request| worker.serve(request, call.limit, call.start));
-            if !worker.has_machine() {
-                return call.finish(answer);
-            }
-            let place = self.roster().put(seat);
-            call.finish(answer);
-            // The next request may already wait in the channel: it gets this machine, rewound, not another one.
-            worker.settle();
-            match self.next(&calls, place) {
-                Some(next) => (call, seat) = next,
-                None => return,
-            }
+        let Some(mut worker) = self.worker.take() else { return };
+        worker.settle();
+        let mut idle = self.pool.lock();
+        idle.settling -= 1;
+        if worker.has_machine() {
+            idle.put(thread::current().id(), worker, Instant::now());
         }
-    }
-
-    /// Waits for a call; `None` when the thread is to end.
-    fn next(&self, calls: &mpsc::Receiver<(Call, Seat)>, place: Place) -> Option<(Call, Seat)> {
-        loop {
-            match calls.recv_timeout(IDLE_MAX) {
-                Ok(next) => return Some(next),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => match self.roster().retire(place) {
-                    Retired::Left => return None,
-                    Retired::Needed => {}
-                    Retired::Taken => return calls.recv().ok(),
-                },
-            }
+        if idle.waiting > 0 {
+            // All of them, since a machine that is lost lets another one boot its own.
+            self.pool.settled.notify_all();
         }
     }
 }
 
-/// Idle ones of something, the last one to become idle on top.
+/// Idle ones of something, the last one to become idle on top; and how many are about to join them.
 #[derive(Debug)]
-struct Roster<T> {
-    idle: Vec<(Place, T)>,
-    next: u64,
+struct Idle<T> {
+    items: Vec<Item<T>>,
+    /// Served their request, and will be idle in a moment.
+    settling: usize,
+    /// Requests that wait for one of those.
+    waiting: usize,
     closed: bool,
 }
 
-/// One stay in a roster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u64);
-
-/// What became of one that was idle for long.
-#[derive(Debug, PartialEq, Eq)]
-enum Retired {
-    /// It has left the roster.
-    Left,
-    /// It is the only one, and stays.
-    Needed,
-    /// It was taken in the meantime.
-    Taken,
+#[derive(Debug)]
+struct Item<T> {
+    value: T,
+    /// The thread that drove it last.
+    driver: ThreadId,
+    since: Instant,
 }
 
-impl<T> Roster<T> {
-    fn new() -> Self {
-        Self { idle: Vec::new(), next: 0, closed: false }
+/// What there is for a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken<T> {
+    /// This one.
+    Idle(T),
+    /// One will be idle in a moment.
+    Settling,
+    /// Nothing.
+    None,
+}
+
+impl<T> Idle<T> {
+    const fn new() -> Self {
+        Self { items: Vec::new(), settling: 0, waiting: 0, closed: false }
     }
 
-    /// The one that went idle last.
-    fn take(&mut self) -> Option<T> {
-        self.idle.pop().map(|(_, item)| item)
+    fn len(&self) -> usize {
+        self.items.len()
     }
 
-    /// Makes one idle; a closed roster drops it.
-    fn put(&mut self, item: T) -> Place {
-        let place = Place(self.next);
-        self.next += 1;
+    /// The one that `driver` drove last. With `others`, else the one that went idle last.
+    fn take(&mut self, driver: ThreadId, others: bool) -> Taken<T> {
+        let own = self.items.iter().rposition(|item| item.driver == driver);
+        let index = own.or_else(|| self.items.len().checked_sub(1).filter(|_| others));
+        match index {
+            Some(index) => Taken::Idle(self.items.remove(index).value),
+            None if others && self.settling > self.waiting => Taken::Settling,
+            None => Taken::None,
+        }
+    }
+
+    /// Makes one idle; once closed, it is dropped.
+    fn put(&mut self, driver: ThreadId, value: T, now: Instant) {
         if !self.closed {
-            self.idle.push((place, item));
+            self.items.push(Item { value, driver, since: now });
         }
-        place
     }
 
-    fn retire(&mut self, place: Place) -> Retired {
-        let Some(index) = self.idle.iter().position(|(at, _)| *at == place) else { return Retired::Taken };
-        if self.idle.len() == 1 {
-            return Retired::Needed;
+    /// Those that were idle for long, but for one of all; and when the next one will have been.
+    fn retire(&mut self, now: Instant) -> (Vec<T>, Option<Instant>) {
+        let mut retired = Vec::new();
+        while self.items.len() > 1 && now.saturating_duration_since(self.items[0].since) >= IDLE_MAX {
+            retired.push(self.items.remove(0).value);
         }
-        self.idle.remove(index);
-        Retired::Left
+        let next = (self.items.len() > 1).then(|| self.items[0].since + IDLE_MAX);
+        (retired, next)
     }
+}
 
-    /// Drops all that are idle, and all that would become so.
-    fn close(&mut self) {
-        self.closed = true;
-        self.idle.clear();
-    }
+/// Whether a kernel's release, such as `6.12.3-amd64`, is new enough.
+fn moves_are_cheap(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|text| text.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= CHEAP_MOVES)
 }
 
 #[cfg(test)]
@@ -231,45 +193,74 @@ impl<T> Roster<T> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_machine_that_went_idle_last_is_taken_first() {
-        let mut roster = Roster::new();
-        for machine in ["a", "b", "c"] {
-            roster.put(machine);
+    fn threads() -> [ThreadId; 2] {
+        [thread::current().id(), thread::spawn(|| ()).thread().id()]
+    }
+
+    fn idle<const N: usize>(items: [(&'static str, ThreadId); N]) -> Idle<&'static str> {
+        let mut idle = Idle::new();
+        for (name, driver) in items {
+            idle.put(driver, name, Instant::now());
         }
-        assert_eq!([roster.take(), roster.take()], [Some("c"), Some("b")]);
-        roster.put("b");
-        assert_eq!([roster.take(), roster.take(), roster.take()], [Some("b"), Some("a"), None]);
+        idle
+    }
+
+    #[test]
+    fn a_threads_own_machine_is_taken_first_and_then_the_one_that_went_idle_last() {
+        let [one, other] = threads();
+        let mut idle = idle([("a", one), ("b", other), ("c", other)]);
+        assert_eq!(idle.take(one, true), Taken::Idle("a"));
+        assert_eq!(idle.take(one, true), Taken::Idle("c"));
+        assert_eq!(idle.take(one, true), Taken::Idle("b"));
+        assert_eq!(idle.take(one, true), Taken::None);
+    }
+
+    #[test]
+    fn where_moves_cost_much_anothers_machine_is_taken_only_when_there_can_be_no_more() {
+        let [one, other] = threads();
+        let mut idle = idle([("a", other)]);
+        assert_eq!(idle.take(one, false), Taken::None);
+        assert_eq!(idle.take(one, true), Taken::Idle("a"));
+    }
+
+    #[test]
+    fn a_request_waits_for_a_machine_that_is_being_settled_unless_another_one_does() {
+        let [one, _] = threads();
+        let mut idle = idle([]);
+        idle.settling = 1;
+        assert_eq!(idle.take(one, true), Taken::Settling);
+        idle.waiting = 1;
+        assert_eq!(idle.take(one, true), Taken::None);
     }
 
     #[test]
     fn idle_machines_leave_until_one_is_left() {
-        let mut roster = Roster::new();
-        let (first, second) = (roster.put("a"), roster.put("b"));
-        assert_eq!(roster.retire(first), Retired::Left);
-        assert_eq!(roster.retire(second), Retired::Needed);
-        assert_eq!(roster.take(), Some("b"));
+        let [one, _] = threads();
+        let mut idle = idle([("a", one), ("b", one), ("c", one)]);
+        let now = Instant::now();
+        let (retired, next) = idle.retire(now);
+        assert!(retired.is_empty() && next.is_some_and(|next| next > now), "{next:?}");
+        assert_eq!(idle.retire(now + IDLE_MAX), (vec!["a", "b"], None));
+        assert_eq!(idle.take(one, true), Taken::Idle("c"));
     }
 
     #[test]
-    fn a_machine_taken_while_it_retires_still_gets_its_call() {
-        let mut roster = Roster::new();
-        let (first, second) = (roster.put("a"), roster.put("b"));
-        assert_eq!(roster.take(), Some("b"));
-        assert_eq!(roster.retire(second), Retired::Taken);
-        let again = roster.put("b");
-        assert_eq!(roster.retire(second), Retired::Taken, "a later stay is not this one");
-        assert_eq!([roster.retire(first), roster.retire(again)], [Retired::Left, Retired::Needed]);
-    }
-
-    #[test]
-    fn a_closed_roster_keeps_nothing() {
-        let mut roster = Roster::new();
+    fn a_closed_pool_keeps_nothing() {
+        let [one, _] = threads();
+        let mut idle = Idle::new();
+        idle.closed = true;
         let machine = Arc::new(());
-        roster.put(Arc::clone(&machine));
-        roster.close();
-        roster.put(Arc::clone(&machine));
+        idle.put(one, Arc::clone(&machine), Instant::now());
         assert_eq!(Arc::strong_count(&machine), 1);
-        assert_eq!(roster.take(), None);
+    }
+
+    #[test]
+    fn a_kernel_is_known_by_its_release() {
+        for new in ["6.12.0", "6.18.44-fc-v669", "7.0-rc1", "10.1.2"] {
+            assert!(moves_are_cheap(new), "{new}");
+        }
+        for old in ["6.1.0-18-amd64", "5.15.0", "6.9-rc4", "unknown", ""] {
+            assert!(!moves_are_cheap(old), "{old}");
+        }
     }
 }

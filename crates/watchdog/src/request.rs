@@ -1,17 +1,22 @@
 //! An HTTP request as a machine takes it: whole, within the function's limits, without what belongs to the
 //! connection. Used by the server and the worker. It never changes path, query or body.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body::Body as _;
+use hyper::body::{Frame, Incoming};
 use kernlet_abi::{fields, map::REQUEST_HEAD_ROOM, message::RequestHead};
 use kernlet_image::GoDuration;
 use kernlet_monitor::Request;
 
-use crate::{error::InvokeError, function::Shared, limit::TimeLimit};
+use crate::{connection::Line, error::InvokeError, function::Shared, limit::TimeLimit};
 
 /// The call id, taken from the request or made here, and told to everyone.
 pub(crate) const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
@@ -56,12 +61,12 @@ impl CallId {
         self.0.to_str().unwrap_or_default()
     }
 
-    pub(crate) fn to_value(&self) -> HeaderValue {
-        self.0.clone()
+    pub(crate) fn into_value(self) -> HeaderValue {
+        self.0
     }
 }
 
-/// A request that owns its parts, to be carried to a machine's thread.
+/// A request that owns its parts.
 #[derive(Debug)]
 pub(crate) struct OwnedRequest {
     method: Method,
@@ -80,10 +85,21 @@ impl OwnedRequest {
         if !uri.path().starts_with('/') || method == Method::CONNECT {
             return Err(InvokeError::BadTarget { target: uri.to_string() });
         }
-        remove_hop_by_hop(&mut headers);
+        remove_named_by_connection(&mut headers);
         let request = Self { method, uri, headers, call_id, body: Bytes::new() };
-        request.with(|head| check_head(head.method, head.path, head.query, head.call_id, head.headers))?;
+        let (path, query) = (request.uri.path(), request.uri.query().unwrap_or_default());
+        check_head(request.method.as_str(), path, query, request.call_id.as_str(), request.fields())?;
         Ok(request)
+    }
+
+    pub(crate) fn call_id(&self) -> &CallId {
+        &self.call_id
+    }
+
+    /// The header fields that are the function's.
+    fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let own = self.headers.iter().filter(|(name, _)| !HOP_BY_HOP.contains(name));
+        own.map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
     pub(crate) fn with_body(self, body: Bytes) -> Self {
@@ -102,7 +118,8 @@ impl OwnedRequest {
 
     /// Shows the request as a machine takes it.
     pub(crate) fn with<R>(&self, see: impl FnOnce(&Request<'_>) -> R) -> R {
-        let headers: Vec<_> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let mut headers = Vec::with_capacity(self.headers.len());
+        headers.extend(self.fields());
         see(&Request {
             method: self.method.as_str(),
             path: self.uri.path(),
@@ -114,8 +131,11 @@ impl OwnedRequest {
     }
 }
 
-/// Removes what belongs to the connection, and what the connection says belongs to it.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what the connection says belongs to it.
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -123,20 +143,20 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &named {
         headers.remove(name);
     }
 }
 
 /// Refuses a head that does not fit the guest's request window beside the largest body.
-pub(crate) fn check_head(
+pub(crate) fn check_head<'a>(
     method: &str,
     path: &str,
     query: &str,
     call_id: &str,
-    headers: &[(&str, &[u8])],
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<(), InvokeError> {
-    let fields: usize = headers.iter().map(|(name, value)| fields::encoded_len(name.len(), value.len())).sum();
+    let fields: usize = headers.into_iter().map(|(name, value)| fields::encoded_len(name.len(), value.len())).sum();
     let texts = method.len() + path.len() + query.len() + call_id.len();
     let size = (size_of::<RequestHead>() + texts + fields) as u64;
     if size > REQUEST_HEAD_ROOM {
@@ -158,26 +178,52 @@ pub(crate) fn check_body(function: &Shared, size: u64) -> Result<(), InvokeError
 pub(crate) async fn read_body(
     function: &Shared,
     body: &mut Incoming,
+    line: &Line,
     patience: Duration,
 ) -> Result<Bytes, InvokeError> {
-    let reading = tokio::time::timeout(patience, read_all(function, body));
-    reading.await.unwrap_or(Err(InvokeError::BodyTooSlow { limit: patience }))
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    line.await_body(Instant::now() + patience);
+    let read = read_all(function, body, line, patience).await;
+    line.await_head();
+    read
 }
 
-async fn read_all(function: &Shared, body: &mut Incoming) -> Result<Bytes, InvokeError> {
+async fn read_all(
+    function: &Shared,
+    body: &mut Incoming,
+    line: &Line,
+    patience: Duration,
+) -> Result<Bytes, InvokeError> {
     let limit = function.machine.request_limit;
     let mut read = Vec::<Bytes>::new();
     let mut size = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|source| InvokeError::BodyBroken { source })?;
+    while let Some(frame) = next_frame(body, line, patience).await? {
         let Ok(data) = frame.into_data() else { continue };
         size += data.len() as u64;
         if size > limit {
             return Err(InvokeError::BodyTooLarge { function: function.name.to_string(), size: None, limit });
         }
+        if body.is_end_stream() && read.is_empty() {
+            return Ok(data);
+        }
         read.push(data);
     }
     Ok(join(read))
+}
+
+async fn next_frame(
+    body: &mut Incoming,
+    line: &Line,
+    patience: Duration,
+) -> Result<Option<Frame<Bytes>>, InvokeError> {
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(|source| InvokeError::BodyBroken { source })),
+        Poll::Pending if line.body_is_late() => Poll::Ready(Err(InvokeError::BodyTooSlow { limit: patience })),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// The pieces as one; a single piece, which most bodies are, is not copied.
@@ -245,7 +291,7 @@ mod tests {
     fn a_head_may_fill_its_room_exactly_and_not_a_byte_more() {
         let room = usize::try_from(REQUEST_HEAD_ROOM).unwrap() - size_of::<RequestHead>();
         let value = vec![b'v'; room - "GET/".len() - "id".len() - fields::encoded_len("n".len(), 0)];
-        let check = |query: &str| check_head("GET", "/", query, "id", &[("n", &value)]);
+        let check = |query: &str| check_head("GET", "/", query, "id", [("n", value.as_slice())]);
         check("").unwrap();
         let refused = check("q").unwrap_err();
         assert_eq!(refused.status().as_u16(), 431);

@@ -1,10 +1,15 @@
 //! Answers over HTTP: a function's response, checked since a hostile guest may have written it, and the
 //! watchdog's own. Used by the exchange. It never lets a guest write what belongs to the connection or to us.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::Full;
 use kernlet_monitor::Usage;
 
@@ -84,11 +89,31 @@ pub(crate) fn of_error(error: &InvokeError) -> HttpResponse {
     answer
 }
 
+/// An answer as the connection's last bytes, for where hyper cannot write it any more.
+pub(crate) fn to_last_bytes(answer: HttpResponse) -> Vec<u8> {
+    let (head, mut body) = answer.into_parts();
+    // It is whole and in memory: one frame, which is there at once.
+    let body = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        Poll::Ready(_) | Poll::Pending => Bytes::new(),
+    };
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).into_bytes();
+    let own = [(header::CONTENT_LENGTH, body.len().into()), (header::CONNECTION, HeaderValue::from_static("close"))];
+    let given = head.headers.iter().filter(|(name, _)| **name != header::CONNECTION);
+    for (name, value) in given.chain(own.iter().map(|(name, value)| (name, value))) {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body);
+    bytes
+}
+
 /// Adds which call this was, how long it took and, on demand, where the time went.
-pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: &CallId, took: Duration, usage: Option<Usage>) {
+pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: CallId, took: Duration, usage: Option<Usage>) {
     let headers = answer.headers_mut();
-    headers.insert(CALL_ID, call_id.to_value());
-    if let Ok(seconds) = HeaderValue::try_from(format!("{:.6}", took.as_secs_f64())) {
+    headers.insert(CALL_ID, call_id.into_value());
+    if let Ok(seconds) = HeaderValue::try_from(format!("{}.{:06}", took.as_secs(), took.subsec_micros())) {
         headers.insert(DURATION, seconds);
     }
     if let Some(timing) = usage.and_then(|usage| HeaderValue::try_from(server_timing(took, usage)).ok()) {
@@ -192,7 +217,7 @@ mod tests {
         let text = server_timing(Duration::from_millis(4), usage);
         assert_eq!(text, "watchdog;dur=0.500, guest;dur=0.500, accel;dur=3.000, exits;desc=\"7\"");
         let mut answer = own(StatusCode::OK, "OK");
-        add_measures(&mut answer, &CallId::of(&HeaderMap::new()), Duration::from_millis(1500), Some(usage));
+        add_measures(&mut answer, CallId::of(&HeaderMap::new()), Duration::from_millis(1500), Some(usage));
         assert_eq!(answer.headers()["x-duration-seconds"], "1.500000");
         assert!(answer.headers().contains_key("server-timing"));
     }

@@ -1,41 +1,40 @@
-//! The watchdog's HTTP/1.1 server: accepts connections, serves them until it is told to stop, then drains.
-//! Called by [`crate::run`]. All of it runs on one thread: parsing takes a few microseconds a request, machines
-//! have threads of their own, and a second server thread would only take a processor from them.
+//! The watchdog's server: accepts connections, gives each a thread, and drains them when it is told to stop.
+//! Called by [`crate::run`], whose thread does this and nothing else. It never reads from a connection.
 
 use std::{
-    convert::Infallible,
     future::Future,
     io,
-    pin::Pin,
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
+    thread,
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use kernlet_monitor::Level;
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{exchange::Exchange, listen::Bound};
+use crate::{
+    connection,
+    error::InvokeError,
+    exchange::Exchange,
+    function::MACHINE_STACK,
+    keeper::send_last,
+    listen::Bound,
+    response,
+};
 
-/// Most connections at the same time; more wait in the socket.
+/// Most connections at the same time; more wait in the socket. Each is a thread, which mostly waits.
 const CONNECTIONS_MAX: u32 = 512;
-
-/// Most header fields of a request.
-const HEADERS_MAX: usize = 1024;
 
 /// How long to wait when the host has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a function without a time limit may take to finish when the watchdog stops.
 const DRAIN_UNLIMITED: Duration = Duration::from_secs(60);
-
-/// What a client gets that did not send the head of its request in time; hyper only hangs up.
-const HEAD_TOO_SLOW: &str = "the request's head did not arrive in time; send it in one go\n";
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -50,6 +49,8 @@ pub(crate) struct Server {
     listener: Listener,
     exchange: Arc<Exchange>,
     connections: Arc<Semaphore>,
+    /// Becomes readable for all connections at once when they are to end.
+    draining: Arc<OwnedFd>,
 }
 
 impl Server {
@@ -60,20 +61,21 @@ impl Server {
             Bound::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
         };
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-        Ok(Self { listener, exchange: Arc::new(exchange), connections })
+        let draining = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { listener, exchange: Arc::new(exchange), connections, draining: Arc::new(draining) })
     }
 
     /// Serves until `stop`, then finishes what is under way, for no longer than one invocation may take.
     pub(crate) async fn serve_until(self, stop: impl Future<Output = ()>) {
-        let (drain, draining) = watch::channel(false);
         tokio::select! {
-            () = self.accept_all(&draining) => {}
+            () = self.accept_all() => {}
             () = stop => {}
         }
-        let Self { listener, exchange, connections } = self;
+        let Self { listener, exchange, connections, draining } = self;
         exchange.draining.store(true, Ordering::Relaxed);
         drop(listener);
-        drain.send_replace(true);
+        // The counter takes it: it is written once.
+        let _ = rustix::io::write(&draining, &1_u64.to_ne_bytes());
         exchange.log.watchdog("", Level::Info, "shutting down: no new requests, finishing those under way");
         let shared = exchange.function.shared();
         let patience = shared.limit.bounded().unwrap_or(DRAIN_UNLIMITED);
@@ -87,83 +89,47 @@ impl Server {
         }
     }
 
-    async fn accept_all(&self, draining: &watch::Receiver<bool>) {
+    async fn accept_all(&self) {
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await {
-            if let Err(error) = self.accept(permit, draining.clone()).await {
-                let text = format!("a connection could not be accepted: {error}");
-                self.exchange.log.watchdog("", Level::Warn, &text);
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            match self.accept().await {
+                Ok(socket) => self.start(socket, permit),
+                Err(error) => {
+                    let text = format!("a connection could not be accepted: {error}");
+                    self.exchange.log.watchdog("", Level::Warn, &text);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
 
-    async fn accept(&self, permit: OwnedSemaphorePermit, draining: watch::Receiver<bool>) -> Result<(), io::Error> {
-        let exchange = Arc::clone(&self.exchange);
+    /// The next connection; reading and writing it does not block.
+    async fn accept(&self) -> Result<OwnedFd, io::Error> {
         match &self.listener {
-            Listener::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(serve_connection(stream, exchange, draining, permit));
-            }
+            Listener::Unix(listener) => Ok(listener.accept().await?.0.into_std()?.into()),
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                tokio::spawn(serve_connection(stream, exchange, draining, permit));
+                Ok(stream.into_std()?.into())
             }
         }
-        Ok(())
     }
-}
 
-/// Serves one connection to its end. Errors are the client's: it hung up, or does not speak HTTP.
-async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    exchange: Arc<Exchange>,
-    mut draining: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
-) {
-    let read_timeout = exchange.read_timeout;
-    let service = service_fn(move |request| {
-        let exchange = Arc::clone(&exchange);
-        async move { Ok::<_, Infallible>(exchange.answer(request).await) }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(read_timeout)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
-        () = begun(&mut draining) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
-    };
-    if ended.is_err_and(|error| error.is_timeout()) {
-        let parts = connection.into_parts();
-        // An idle connection that is kept alive times out in the same way, and is closed without a word.
-        if !parts.read_buf.is_empty() {
-            // The client may be gone.
-            let _ = refuse_slow_head(parts.io.into_inner()).await;
+    /// Serves a connection on a thread of its own.
+    fn start(&self, socket: OwnedFd, permit: OwnedSemaphorePermit) {
+        let (exchange, draining) = (Arc::clone(&self.exchange), Arc::clone(&self.draining));
+        let socket = Arc::new(socket);
+        let served = Arc::clone(&socket);
+        let run = move || {
+            let _permit = permit;
+            connection::serve(served, &exchange, &draining);
+        };
+        let started = thread::Builder::new().name("connection".to_owned()).stack_size(MACHINE_STACK).spawn(run);
+        if let Err(source) = started {
+            let function = self.exchange.function.shared().name.to_string();
+            let error = InvokeError::NoThread { function, source };
+            self.exchange.log.watchdog("", Level::Error, &error.message());
+            send_last(&socket, response::of_error(&error));
         }
     }
-}
-
-/// Waits for the drain to begin; a sender that is gone means the same.
-async fn begun(draining: &mut watch::Receiver<bool>) {
-    let _ = draining.wait_for(|draining| *draining).await;
-}
-
-async fn refuse_slow_head<S: AsyncWrite + Unpin>(mut stream: S) -> Result<(), io::Error> {
-    let answer = format!(
-        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\nx-openfaas-internal: watchdog\r\n\
-         content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{HEAD_TOO_SLOW}",
-        HEAD_TOO_SLOW.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await
 }

@@ -1,8 +1,8 @@
-//! Runs a function's machine on the thread it lives on: makes it when there is none, rewinds, keeps or drops it
-//! after a request as the isolation mode says, and never uses one again that crashed.
-//! Used by the pool's machine threads, and by in-process callers that want no hand-over between threads.
+//! Runs a function's machine: makes it when there is none, rewinds, keeps or drops it after a request as the
+//! isolation mode says, and never uses one again that crashed.
+//! Used by the exchange, whose pool keeps idle ones, and by in-process callers. Never hands work to another thread.
 
-use std::{marker::PhantomData, mem, sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use kernlet_image::Isolation;
 use kernlet_monitor::{Machine, Request, Response, Used};
@@ -11,14 +11,12 @@ use crate::{error::InvokeError, function::Shared, limit::TimeLimit, request};
 
 /// Invokes a function on this thread.
 ///
-/// It owns at most one machine, which stays on this thread: KVM is slow when a machine moves. An invocation here
-/// is a machine's invocation plus the watchdog's checks and limits, without the hand-over to another thread
-/// and back that the server needs.
+/// It owns at most one machine. An invocation here is a machine's invocation plus the watchdog's checks and limits.
+/// It may move to another thread between two invocations; on kernels before 6.12 that makes the next one slow.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
     state: State,
-    stays_on_its_thread: PhantomData<*const ()>,
 }
 
 /// What a worker has between two requests.
@@ -34,7 +32,7 @@ enum State {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, state: State::Empty, stays_on_its_thread: PhantomData }
+        Self { shared, state: State::Empty }
     }
 
     /// Lets the function answer a request, under all of its limits. The first one boots a machine.
@@ -53,7 +51,7 @@ impl Worker {
     /// As [`Self::invoke`]; `response` then holds anything.
     pub fn invoke_into(&mut self, request: &Request<'_>, response: &mut Response) -> Result<(), InvokeError> {
         let start = Instant::now();
-        request::check_head(request.method, request.path, request.query, request.call_id, request.headers)?;
+        request::check_head(request.method, request.path, request.query, request.call_id, request.headers.iter().copied())?;
         request::check_body(&self.shared, request.body.len() as u64)?;
         let _permit = self.shared.inflight.enter()?;
         let served = self.serve_into(request, self.shared.limit, start, response);

@@ -1,0 +1,183 @@
+//! What has to happen beside the threads that serve connections, on one thread of its own: it answers a client whose
+//! request is still in an accelerator's step well after its deadline, and ends machines that are idle for long.
+//! Started by the server. It never stops anything: guests are stopped by the monitor, plugins stop by themselves.
+//!
+//! A request costs it two uncontended locks; its thread is woken only by the first request after a pause.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use kernlet_monitor::{Level, Usage};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+
+use crate::{
+    error::InvokeError,
+    limit::TimeLimit,
+    log::Log,
+    pool::Pool,
+    request::CallId,
+    response::{self, HttpResponse},
+};
+
+/// How long after its deadline an answer is still waited for: a machine is stopped at the deadline, but an
+/// accelerator operation is let finish its step.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Looks after the connections and the machines of one function.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    start: Instant,
+    /// When its thread looks up next, in nanoseconds after `start`.
+    next: AtomicU64,
+    thread: OnceLock<Thread>,
+    callers: Mutex<Vec<Weak<Caller>>>,
+}
+
+/// The client of one connection, as the keeper knows it.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    socket: Arc<OwnedFd>,
+    waiting: Mutex<Option<Waiting>>,
+}
+
+/// A client waits for this.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) call_id: CallId,
+    pub(crate) limit: TimeLimit,
+    pub(crate) start: Instant,
+    /// Nothing of an earlier answer is still to be sent on the connection.
+    pub(crate) line_is_free: bool,
+}
+
+impl Keeper {
+    /// Starts the keeper's thread, which runs as long as the process.
+    pub(crate) fn start(function: Arc<str>, pool: Arc<Pool>, log: Log) -> Result<Arc<Self>, io::Error> {
+        let keeper = Arc::new(Self {
+            start: Instant::now(),
+            next: AtomicU64::new(u64::MAX),
+            thread: OnceLock::new(),
+            callers: Mutex::default(),
+        });
+        let keeping = Arc::clone(&keeper);
+        let run = move || keeping.run(&function, &pool, &log);
+        let handle = thread::Builder::new().name("keeper".to_owned()).spawn(run)?;
+        let _ = keeper.thread.set(handle.thread().clone());
+        Ok(keeper)
+    }
+
+    /// Introduces the client of a connection.
+    pub(crate) fn meet(&self, socket: Arc<OwnedFd>) -> Arc<Caller> {
+        let caller = Arc::new(Caller { socket, waiting: Mutex::new(None) });
+        let mut callers = self.callers();
+        // In proportion, so that it costs each connection little.
+        if callers.len() == callers.capacity() {
+            callers.retain(|caller| caller.strong_count() > 0);
+        }
+        callers.push(Arc::downgrade(&caller));
+        caller
+    }
+
+    /// Watches over a call that begins now.
+    pub(crate) fn begin(&self, caller: &Caller, waiting: Waiting) {
+        let due = self.since_start(waiting.due());
+        *caller.waiting() = Some(waiting);
+        // Sequentially consistent with `run`: either it finds the call, or this finds it about to sleep for too long.
+        if due < self.next.load(SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn run(&self, function: &Arc<str>, pool: &Pool, log: &Log) {
+        loop {
+            self.next.store(u64::MAX, SeqCst);
+            let now = Instant::now();
+            let due = self.answer_overdue(now, function, log).into_iter().chain(pool.retire(now)).min();
+            match due {
+                Some(due) => {
+                    self.next.store(self.since_start(due), SeqCst);
+                    thread::park_timeout(due.saturating_duration_since(Instant::now()));
+                }
+                None => thread::park(),
+            }
+        }
+    }
+
+    /// Answers for threads that cannot; says when the next call will be overdue.
+    fn answer_overdue(&self, now: Instant, function: &Arc<str>, log: &Log) -> Option<Instant> {
+        let mut next = None;
+        let mut overdue = Vec::new();
+        self.callers().retain(|caller| {
+            let Some(caller) = caller.upgrade() else { return false };
+            let mut waiting = caller.waiting();
+            match waiting.as_ref().map(Waiting::due) {
+                Some(due) if due <= now => {
+                    let late = waiting.take();
+                    drop(waiting);
+                    overdue.extend(late.map(|late| (caller, late)));
+                }
+                due => next = next.into_iter().chain(due).min(),
+            }
+            true
+        });
+        for (caller, late) in overdue {
+            let call_id = late.call_id.clone();
+            let error = InvokeError::TimedOut { function: function.to_string(), limit: late.limit, source: None };
+            log.watchdog(call_id.as_str(), Level::Error, &error.message());
+            caller.answer_late(&error, &late);
+        }
+        next
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Vec<Weak<Caller>>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn since_start(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Waiting {
+    fn due(&self) -> Instant {
+        self.limit.deadline(self.start) + GRACE
+    }
+}
+
+impl Caller {
+    /// Ends the call. `false`: the client has its answer already, and the connection is at its end.
+    pub(crate) fn end(&self) -> bool {
+        self.waiting().take().is_some()
+    }
+
+    /// Answers in place of the connection's thread, which then has nothing more to say on it.
+    fn answer_late(&self, error: &InvokeError, late: &Waiting) {
+        if late.line_is_free {
+            let mut answer = response::of_error(error);
+            response::add_measures(&mut answer, late.call_id.clone(), late.start.elapsed(), None::<Usage>);
+            send_last(&self.socket, answer);
+        }
+        // The client may be gone.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the last answer of a connection past hyper, which cannot send it. It fits the socket's buffer, which is empty;
+/// a client that is gone does not get it.
+pub(crate) fn send_last(socket: &OwnedFd, answer: HttpResponse) {
+    let _ = send(socket, &response::to_last_bytes(answer), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+}
