@@ -2,6 +2,7 @@
 //! The server and the proxy use them.
 //! They never hold more than the frame that is under way.
 
+use crate::link::Answer;
 use crate::replica::Lease;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -29,7 +30,7 @@ pub(crate) enum Body {
     /// A watchdog's, as it comes. The invocation counts as in flight until the body is gone.
     Watchdog {
         /// What comes.
-        incoming: Incoming,
+        answer: Answer,
         /// Held, never read.
         _lease: Lease,
     },
@@ -50,7 +51,7 @@ impl HttpBody for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Watchdog { incoming, .. } => Pin::new(incoming).poll_frame(cx),
+            Body::Watchdog { answer, .. } => Pin::new(answer).poll_frame(cx),
             Body::Pieces(receiver) => receiver.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         }
     }
@@ -58,7 +59,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Whole(bytes) => bytes.is_none(),
-            Body::Watchdog { incoming, .. } => incoming.is_end_stream(),
+            Body::Watchdog { answer, .. } => answer.is_end_stream(),
             Body::Pieces(_) => false,
         }
     }
@@ -66,7 +67,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Body::Watchdog { incoming, .. } => incoming.size_hint(),
+            Body::Watchdog { answer, .. } => answer.size_hint(),
             Body::Pieces(_) => SizeHint::default(),
         }
     }

@@ -7,6 +7,7 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, StatusCode};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,21 @@ static HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
+/// The client of a connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Its address, as `X-Forwarded-For` has it.
+    address: HeaderValue,
+}
+
+impl Client {
+    /// A client at this address.
+    pub(crate) fn new(address: IpAddr) -> Client {
+        let address = HeaderValue::from_str(&address.to_string());
+        Client { address: address.unwrap_or(HeaderValue::from_static("unknown")) }
+    }
+}
+
 /// What marks one call, the same in the request and in its response.
 #[derive(Debug, Clone)]
 pub(crate) struct Marks {
@@ -66,7 +82,7 @@ impl Marks {
 }
 
 /// Makes a client's headers those of the request to the watchdog.
-pub(crate) fn forward_request(headers: &mut HeaderMap, marks: &Marks, peer: IpAddr, function: &str) {
+pub(crate) fn forward_request(headers: &mut HeaderMap, marks: &Marks, client: &Client, function: &str) {
     strip_hop_by_hop(headers);
     // The server has answered it already where the client waited for the answer.
     headers.remove(EXPECT);
@@ -76,7 +92,7 @@ pub(crate) fn forward_request(headers: &mut HeaderMap, marks: &Marks, peer: IpAd
     };
     headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
     headers.insert(HOST, host);
-    append_peer(headers, peer);
+    append_client(headers, client);
     marks.insert_into(headers);
 }
 
@@ -129,18 +145,20 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn append_peer(headers: &mut HeaderMap, peer: IpAddr) {
-    let mut all = String::new();
-    for value in headers.get_all(FORWARDED_FOR) {
-        if let Ok(value) = value.to_str() {
+fn append_client(headers: &mut HeaderMap, client: &Client) {
+    let address = &client.address;
+    let mut before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let all = if before.peek().is_some() {
+        let mut all = String::new();
+        for value in before.chain(address.to_str()) {
+            all.push_str(if all.is_empty() { "" } else { ", " });
             all.push_str(value);
-            all.push_str(", ");
         }
-    }
-    all.push_str(&peer.to_string());
-    if let Ok(value) = HeaderValue::from_str(&all) {
-        headers.insert(FORWARDED_FOR, value);
-    }
+        HeaderValue::from_str(&all).unwrap_or_else(|_| address.clone())
+    } else {
+        address.clone()
+    };
+    headers.insert(FORWARDED_FOR, all);
 }
 
 /// 1 to 128 visible ASCII characters: what can stand in a log line without being mistaken for something else.
@@ -150,8 +168,32 @@ fn is_call_id(text: &[u8]) -> bool {
 
 fn new_call_id() -> HeaderValue {
     let mut buffer = uuid::Uuid::encode_buffer();
-    let text = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+    let text = uuid::Builder::from_random_bytes(random_bytes()).into_uuid().hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// Bytes of the system's randomness that are fetched at once.
+const RANDOM_STOCK: usize = 1024;
+
+/// Random bytes, with a system call for every 64th caller.
+fn random_bytes() -> [u8; 16] {
+    thread_local! {
+        static STOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    STOCK.with_borrow_mut(|stock| {
+        if stock.is_empty() {
+            stock.resize(RANDOM_STOCK, 0);
+            if getrandom::fill(stock).is_err() {
+                // Only on a kernel without it. Ids that repeat harm nobody: they name lines of logs.
+                tracing::warn!("The system gives no randomness: call ids are not unique");
+            }
+        }
+        let mut bytes = [0; 16];
+        let rest = stock.len().saturating_sub(bytes.len());
+        bytes.copy_from_slice(&stock[rest..]);
+        stock.truncate(rest);
+        bytes
+    })
 }
 
 #[cfg(test)]
@@ -161,7 +203,9 @@ mod tests {
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
-    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    fn client() -> Client {
+        Client::new(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
 
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         pairs
@@ -198,7 +242,7 @@ mod tests {
             ("expect", "100-continue"),
         ]);
         let marks = Marks::new(&headers);
-        forward_request(&mut headers, &marks, PEER, "echo.openfaas-fn");
+        forward_request(&mut headers, &marks, &client(), "echo.openfaas-fn");
         assert_eq!(headers[CALL_ID], "mine");
         assert_eq!(headers[FORWARDED_HOST], "gateway:8080");
         assert_eq!(headers[FORWARDED_FOR], "10.0.0.1, 127.0.0.1");
@@ -210,7 +254,7 @@ mod tests {
     fn a_request_without_a_host_gets_the_functions_name() {
         let mut headers = HeaderMap::new();
         let marks = Marks::new(&headers);
-        forward_request(&mut headers, &marks, PEER, "echo.openfaas-fn");
+        forward_request(&mut headers, &marks, &client(), "echo.openfaas-fn");
         assert_eq!(headers[HOST], "echo.openfaas-fn");
     }
 
@@ -222,6 +266,13 @@ mod tests {
             assert!(uuid::Uuid::parse_str(marks.call_id.to_str().unwrap()).is_ok(), "{given}");
         }
         assert_eq!(Marks::new(&map(&[("x-call-id", &long[1..])])).call_id, long[1..]);
+    }
+
+    #[test]
+    fn no_two_call_ids_are_the_same() {
+        let ids: std::collections::HashSet<HeaderValue> = (0..1000).map(|_| new_call_id()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| uuid::Uuid::parse_str(id.to_str().unwrap()).unwrap().get_version_num() == 4));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod auth;
 mod body;
 mod crowd;
 mod deploy;
+mod event_loop;
 mod function;
 mod functions;
 mod headers;
@@ -36,6 +37,7 @@ pub use auth::AuthError;
 pub use state::StateError;
 
 use auth::Credentials;
+use event_loop::EventLoops;
 use functions::{Functions, FunctionsError};
 use lock::{HomeLock, LockError};
 use logs::Logs;
@@ -51,6 +53,7 @@ use std::sync::Arc;
 use templates::Templates;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -139,6 +142,8 @@ pub struct Gateway {
     context: Arc<Context>,
     stop: watch::Sender<bool>,
     server: JoinSet<()>,
+    /// To the very end: watchdogs are tied to the threads that started them.
+    loops: Arc<EventLoops>,
     _lock: HomeLock,
 }
 
@@ -170,9 +175,14 @@ impl Gateway {
         let (stop, stopping) = watch::channel(false);
         let context = Arc::new(Context { functions, credentials, stopping: stopping.clone() });
         let mut server = JoinSet::new();
-        server.spawn(server::serve(listener, Arc::clone(&context), stopping));
+        let serving = Arc::clone(&context);
+        let loops = EventLoops::start(move |arrivals| {
+            server::serve_connections(arrivals, Arc::clone(&serving), serving.stopping.clone())
+        });
+        let loops = Arc::new(loops.map_err(|error| GatewayError::Start(error.to_string()))?);
+        server.spawn(server::serve(listener, Arc::clone(&loops), stopping));
         tracing::info!(%address, home = %home.display(), "The gateway serves");
-        Ok(Gateway { address, context, stop, server, _lock: lock })
+        Ok(Gateway { address, context, stop, server, loops, _lock: lock })
     }
 
     /// Where the gateway listens.
@@ -186,6 +196,10 @@ impl Gateway {
         self.stop.send_replace(true);
         while self.server.join_next().await.is_some() {}
         self.context.functions.shut_down().await;
+        // Nobody else has one: the server has ended.
+        if let Some(loops) = Arc::into_inner(self.loops) {
+            loops.end().await;
+        }
     }
 }
 
@@ -238,6 +252,6 @@ fn open_functions(home: &Path, program: PathBuf, sockets: PathBuf) -> Result<Fun
         .map_err(|source| GatewayError::Images { home: home.to_owned(), source: Box::new(source) })?;
     let state = State::open(home)?;
     let logs = Logs::start(home).map_err(|error| GatewayError::Start(error.to_string()))?;
-    let launcher = Launcher { program, folder: sockets, templates: Templates::of(home) };
+    let launcher = Launcher { program, folder: sockets, templates: Templates::of(home), runtime: Handle::current() };
     Ok(Functions::new(store, state, logs, launcher))
 }

@@ -6,15 +6,14 @@ use crate::Context;
 use crate::answer::{self, chain};
 use crate::body::{Body, Upload};
 use crate::function::{Function, LeaseError, TIMEOUT_MARGIN};
-use crate::headers::{self, Marks, TIMING};
-use crate::link::LinkError;
+use crate::headers::{self, Client, Marks, TIMING};
+use crate::link::{Answer, LinkError};
 use crate::replica::{Failure, Lease};
 use crate::route::Target;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -99,14 +98,14 @@ fn own(mut answer: Response<Body>) -> Response<Body> {
 /// Invokes a function.
 pub(crate) async fn invoke(
     context: &Context,
-    peer: SocketAddr,
+    client: &Client,
     target: Target<'_>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let began = Instant::now();
     let marks = Marks::new(request.headers());
     let mut answer = if is_allowed(request.method()) {
-        Invocation { context, peer, target, marks: &marks, began }.run(request).await
+        Invocation { context, client, target, marks: &marks, began }.run(request).await
     } else {
         drop(Upload::new(request.into_body()));
         own(answer::wrong_method(METHODS))
@@ -124,7 +123,7 @@ fn is_allowed(method: &Method) -> bool {
 
 struct Invocation<'a> {
     context: &'a Context,
-    peer: SocketAddr,
+    client: &'a Client,
     target: Target<'a>,
     marks: &'a Marks,
     began: Instant,
@@ -159,7 +158,7 @@ impl Invocation<'_> {
         let (mut head, upload) = request.into_parts();
         let timed = head.headers.contains_key(TIMING);
         let request_type = head.headers.get(CONTENT_TYPE).cloned();
-        headers::forward_request(&mut head.headers, self.marks, self.peer.ip(), function.full_name());
+        headers::forward_request(&mut head.headers, self.marks, self.client, function.full_name());
         head.uri = uri(self.target.path, head.uri.query()).map_err(Why::Path)?;
         head.version = http::Version::HTTP_11;
         head.extensions.clear();
@@ -168,12 +167,16 @@ impl Invocation<'_> {
         let response = exchange(function.upstream_timeout(), &lease, Request::from_parts(head, upload)).await?;
         let round_trip = sent.elapsed();
 
-        let (mut head, incoming) = response.into_parts();
+        let (mut head, answer) = response.into_parts();
         headers::forward_response(head.status, &mut head.headers, request_type);
         if timed {
             headers::append_timing(&mut head.headers, self.began.elapsed().saturating_sub(round_trip));
         }
-        Ok(Response::from_parts(head, Body::Watchdog { incoming, _lease: lease }))
+        let body = match answer {
+            Answer::Whole(data) => Body::Whole(data),
+            answer @ Answer::Coming(_) => Body::Watchdog { answer, _lease: lease },
+        };
+        Ok(Response::from_parts(head, body))
     }
 }
 
@@ -188,7 +191,7 @@ fn uri(path: &str, query: Option<&str>) -> Result<Uri, http::uri::InvalidUri> {
 }
 
 /// Sends the request and waits for the response's head, for the process's failure, or for the end of the time.
-async fn exchange(limit: Option<Duration>, lease: &Lease, request: Request<Upload>) -> Result<Response<Incoming>, Why> {
+async fn exchange(limit: Option<Duration>, lease: &Lease, request: Request<Upload>) -> Result<Response<Answer>, Why> {
     let progress = request.body().progress();
     let sending = lease.link().send(request);
     tokio::pin!(sending);

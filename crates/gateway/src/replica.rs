@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -46,6 +47,8 @@ pub(crate) struct Launcher {
     pub(crate) folder: PathBuf,
     /// Where functions' templates are kept.
     pub(crate) templates: Templates,
+    /// Where their supervisors run, whoever starts them.
+    pub(crate) runtime: Handle,
 }
 
 /// Where a replica is in its life.
@@ -104,12 +107,13 @@ pub(crate) struct Lease {
 
 impl Replica {
     /// Binds the socket, starts the process and its supervisor. Has to be called on a thread that lives as long as
-    /// the runtime (not on one of its blocking threads): a watchdog dies with the thread that started it.
+    /// the gateway (not on one of a runtime's blocking threads): a watchdog dies with the thread that started it.
     pub(crate) fn start(
         launcher: &Arc<Launcher>,
         spec: &FunctionSpec,
         log: &Arc<FunctionLog>,
     ) -> Result<Arc<Replica>, StartError> {
+        let _supervised = launcher.runtime.enter();
         let id = format!("{:08x}", uuid::Uuid::new_v4().as_fields().0);
         let supervisor = Supervisor::prepare(launcher, spec, log, &id)?;
         let (phase, phase_receiver) = watch::channel(Phase::Starting);

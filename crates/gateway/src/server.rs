@@ -5,7 +5,9 @@
 use crate::Context;
 use crate::answer;
 use crate::body::{Body, Upload};
-use crate::crowd::{Attended, Crowd, Guest};
+use crate::crowd::{Attended, Crowd};
+use crate::event_loop::{Accepted, Arrivals, EventLoops};
+use crate::headers::Client;
 use crate::proxy;
 use crate::route::Route;
 use crate::system;
@@ -17,7 +19,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -47,54 +48,68 @@ const HOME: &str = "This is a Kernlet gateway. Functions answer at /function/NAM
     and take the credentials in the gateway's auth folder. \"kernlet --help\" says more.";
 
 /// Accepts connections until it is told to stop, then waits for the requests under way.
-pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
-    let graceful = GracefulShutdown::new();
+pub(crate) async fn serve(listener: TcpListener, loops: Arc<EventLoops>, mut stop: watch::Receiver<bool>) {
     let crowd = Crowd::within_descriptors();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_MAX);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        match accepted {
-            Ok((stream, peer)) => match crowd.enter() {
-                Some(guest) => serve_connection(&http, stream, peer, guest, &context, &graceful),
-                None => drop(tokio::spawn(send_away(stream))),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "A connection cannot be accepted");
-                sleep(ACCEPT_PAUSE).await;
+        let handed = accepted.and_then(|(stream, peer)| match crowd.enter() {
+            Some(guest) => loops.hand(stream, peer, guest),
+            None => {
+                tokio::spawn(send_away(stream));
+                Ok(())
             }
+        });
+        if let Err(error) = handed {
+            tracing::warn!(%error, "A connection cannot be accepted");
+            sleep(ACCEPT_PAUSE).await;
         }
     }
     drop(listener);
+    loops.drained().await;
+}
+
+/// Serves the connections of one event loop until the gateway is told to stop, then the requests under way.
+pub(crate) async fn serve_connections(mut arrivals: Arrivals, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_MAX);
+    loop {
+        tokio::select! {
+            biased;
+            arrived = arrivals.next() => match arrived {
+                Some(accepted) => serve_connection(&http, accepted, &context, &graceful),
+                None => return,
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
     if timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("Requests still under way after {DRAIN:?} are cut off");
     }
 }
 
-fn serve_connection(
-    http: &http1::Builder,
-    stream: TcpStream,
-    peer: SocketAddr,
-    guest: Guest,
-    context: &Arc<Context>,
-    graceful: &GracefulShutdown,
-) {
+fn serve_connection(http: &http1::Builder, accepted: Accepted, context: &Arc<Context>, graceful: &GracefulShutdown) {
+    let Accepted { stream, peer, guest, place } = accepted;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection keeps small packets waiting");
     }
     if let Err(error) = notice_unread(&stream) {
         tracing::debug!(%error, "A client that goes without a word is noticed late");
     }
-    let (context, seat) = (Arc::clone(context), guest.seat());
+    let (context, seat, client) = (Arc::clone(context), guest.seat(), Arc::new(Client::new(peer.ip())));
     let service = service_fn(move |request| {
-        let (context, visit) = (Arc::clone(&context), seat.visit());
-        async move { Ok::<_, Infallible>(answer(&context, peer, request).await.map(|body| Attended::new(body, visit))) }
+        let (context, visit, client) = (Arc::clone(&context), seat.visit(), Arc::clone(&client));
+        async move {
+            let answer = answer(&context, &client, request).await;
+            Ok::<_, Infallible>(answer.map(|body| Attended::new(body, visit)))
+        }
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
     tokio::spawn(async move {
+        let _place = place;
         tokio::select! {
             ended = connection => if let Err(error) = ended {
                 tracing::debug!(%error, %peer, "A connection ended early");
@@ -115,10 +130,10 @@ async fn send_away(mut stream: TcpStream) {
     let _ = timeout(Duration::from_secs(1), stream.write_all(CROWDED)).await;
 }
 
-async fn answer(context: &Arc<Context>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+async fn answer(context: &Arc<Context>, client: &Client, request: Request<Incoming>) -> Response<Body> {
     let uri = request.uri().clone();
     match Route::parse(uri.path()) {
-        Route::Invoke(target) => proxy::invoke(context, peer, target, request).await,
+        Route::Invoke(target) => proxy::invoke(context, client, target, request).await,
         Route::Health => open_page(request, ""),
         Route::Home => open_page(request, HOME),
         Route::Unknown => {

@@ -150,7 +150,13 @@ impl Exchange {
 
     /// Runs the guest, here and now. Whatever keeps it longer than its time allows, the client is not kept waiting:
     /// the keeper answers then.
-    fn run(&self, request: &OwnedRequest, limit: TimeLimit, permit: Permit, line: &Line) -> Result<Response, Unanswered> {
+    fn run(
+        &self,
+        request: &OwnedRequest,
+        limit: TimeLimit,
+        permit: Permit,
+        line: &Line,
+    ) -> Result<Response, Unanswered> {
         let start = Instant::now();
         let call_id = request.call_id().clone();
         self.keeper.begin(&line.caller, Waiting { call_id, limit, start, line_is_free: line.is_free() });

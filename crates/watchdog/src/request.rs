@@ -213,11 +213,7 @@ async fn read_all(
     Ok(join(read))
 }
 
-async fn next_frame(
-    body: &mut Incoming,
-    line: &Line,
-    patience: Duration,
-) -> Result<Option<Frame<Bytes>>, InvokeError> {
+async fn next_frame(body: &mut Incoming, line: &Line, patience: Duration) -> Result<Option<Frame<Bytes>>, InvokeError> {
     poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
         Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(|source| InvokeError::BodyBroken { source })),
         Poll::Pending if line.body_is_late() => Poll::Ready(Err(InvokeError::BodyTooSlow { limit: patience })),

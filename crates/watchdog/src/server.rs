@@ -18,12 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    connection,
-    error::InvokeError,
-    exchange::Exchange,
-    function::MACHINE_STACK,
-    keeper::send_last,
-    listen::Bound,
+    connection, error::InvokeError, exchange::Exchange, function::MACHINE_STACK, keeper::send_last, listen::Bound,
     response,
 };
 

@@ -51,7 +51,13 @@ impl Worker {
     /// As [`Self::invoke`]; `response` then holds anything.
     pub fn invoke_into(&mut self, request: &Request<'_>, response: &mut Response) -> Result<(), InvokeError> {
         let start = Instant::now();
-        request::check_head(request.method, request.path, request.query, request.call_id, request.headers.iter().copied())?;
+        request::check_head(
+            request.method,
+            request.path,
+            request.query,
+            request.call_id,
+            request.headers.iter().copied(),
+        )?;
         request::check_body(&self.shared, request.body.len() as u64)?;
         let _permit = self.shared.inflight.enter()?;
         let served = self.serve_into(request, self.shared.limit, start, response);
