@@ -1,16 +1,17 @@
 //! 2,000 idle machines of 20 functions at the same time, through gateway and watchdogs: what each takes of the host's
 //! memory, everything counted, and whether each function answers on all of its machines.
 
-use std::{net::SocketAddr, sync::Barrier, thread};
+use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
 use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::size::kernel_kib;
 use crate::{
-    census::{Census, available_kib},
+    census::{Census, available_kib, children},
     http::Client,
     platform::Platform,
     table::{Row, Target},
@@ -21,35 +22,37 @@ const FUNCTIONS: usize = 20;
 /// Machines of each. A watchdog has 128 at most.
 const MACHINES: usize = 100;
 
-/// How long the requests of a burst work at first, in milliseconds, so that they overlap and each needs a machine of its
-/// own; doubled until they do.
-const OVERLAP_MS: u32 = 200;
-const OVERLAP_MAX_MS: u32 = 3200;
+/// How long a request of a burst works, in milliseconds, so that all are under way together.
+const OVERLAP_MS: u32 = 100;
+/// How long the requests of a burst may take to reach the watchdog, which stands still until then.
+const ARRIVAL: Duration = Duration::from_millis(150);
+/// Bursts after which a function has as many machines as requests, or never will.
+const BURSTS: usize = 5;
 
 pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     workshop.faults()?;
     workshop.program()?;
     let (available, kernel) = (available_kib()?, kernel_kib());
     let mut platform = Platform::start(workshop)?;
-    let names: Vec<String> = (0..FUNCTIONS).map(|index| format!("density-{index}")).collect();
-    for name in &names {
-        platform.begin_deploy(name, "faults", &json!({ "max_inflight": MACHINES.to_string() }))?;
-    }
-    for name in &names {
-        platform.wait_ready(name)?;
+    let mut functions = Vec::new();
+    for index in 0..FUNCTIONS {
+        let name = format!("density-{index}");
+        platform.begin_deploy(&name, "faults", &json!({ "max_inflight": MACHINES.to_string() }))?;
+        platform.wait_ready(&name)?;
+        let known: Vec<u32> = functions.iter().map(|function: &Deployed| function.watchdog).collect();
+        let mut started = children(platform.pid())?.into_iter().filter(|pid| !known.contains(pid));
+        let watchdog = started.next().with_context(|| format!("{name} has no process"))?;
+        functions.push(Deployed { name, watchdog });
     }
     let deployed = Census::of_family(platform.pid())?;
 
     // Within the 30 seconds after which idle machines go.
-    let mut overlap = OVERLAP_MS;
-    for (index, name) in names.iter().enumerate() {
-        let wanted = count((index + 1) * MACHINES);
-        while {
-            burst(platform.address(), name, overlap)?;
-            Census::of_family(platform.pid())?.machines < wanted
-        } {
-            overlap *= 2;
-            ensure!(overlap <= OVERLAP_MAX_MS, "{name} never has {MACHINES} machines at the same time");
+    for function in &functions {
+        let mut bursts = 0;
+        while Census::of_family(function.watchdog)?.machines < count(MACHINES) {
+            ensure!(bursts < BURSTS, "{} never has {MACHINES} machines at the same time", function.name);
+            function.burst(platform.address())?;
+            bursts += 1;
         }
     }
     let full = Census::of_family(platform.pid())?;
@@ -57,8 +60,8 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let kernel = kernel_kib().zip(kernel).map_or(0.0, |(after, before)| after - before);
 
     let mut unanswered = 0;
-    for name in &names {
-        unanswered += burst(platform.address(), name, overlap)?;
+    for function in &functions {
+        unanswered += function.burst(platform.address())?;
     }
     let after = Census::of_family(platform.pid())?;
 
@@ -80,24 +83,34 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     Ok(vec![memory, answers])
 }
 
-/// As many requests at the same time as the function has machines, from clients of their own; how many failed.
-fn burst(address: SocketAddr, name: &str, overlap: u32) -> anyhow::Result<usize> {
-    let start = Barrier::new(MACHINES);
-    thread::scope(|scope| {
-        let client = || -> anyhow::Result<bool> {
-            let client = Client::connect(address);
-            start.wait();
-            let path = format!("/function/{name}/spin/{overlap}");
-            Ok(client?.send(Method::GET, &path, &[], Bytes::new())?.status.is_success())
-        };
-        let clients: Vec<_> = (0..MACHINES).map(|_| scope.spawn(client)).collect();
-        let mut failed = 0;
-        for client in clients {
-            let answered = client.join().map_err(|_| anyhow!("a client panicked"))?;
-            failed += usize::from(!answered?);
-        }
-        Ok(failed)
-    })
+/// A function and the process that serves it.
+struct Deployed {
+    name: String,
+    watchdog: u32,
+}
+
+impl Deployed {
+    /// As many requests at the same time as the function may have machines, from clients of their own; how many failed.
+    /// The watchdog stands still until they are all there, so that each is given to a machine before one is done.
+    fn burst(&self, address: SocketAddr) -> anyhow::Result<usize> {
+        let process = i32::try_from(self.watchdog).ok().and_then(Pid::from_raw).context("no proper process id")?;
+        let path = format!("/function/{}/spin/{OVERLAP_MS}", self.name);
+        kill_process(process, Signal::STOP)?;
+        thread::scope(|scope| {
+            let client = || -> anyhow::Result<bool> {
+                let answer = Client::connect(address)?.send(Method::GET, &path, &[], Bytes::new())?;
+                Ok(answer.status.is_success())
+            };
+            let clients: Vec<_> = (0..MACHINES).map(|_| scope.spawn(client)).collect();
+            thread::sleep(ARRIVAL);
+            kill_process(process, Signal::CONT)?;
+            let mut failed = 0;
+            for client in clients {
+                failed += usize::from(!client.join().map_err(|_| anyhow!("a client panicked"))??);
+            }
+            Ok(failed)
+        })
+    }
 }
 
 fn count(value: usize) -> f64 {

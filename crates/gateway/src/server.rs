@@ -96,7 +96,7 @@ fn serve_connection(http: &http1::Builder, accepted: Accepted, context: &Arc<Con
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection keeps small packets waiting");
     }
-    if let Err(error) = notice_unread(&stream) {
+    if let Err(error) = let_go_when_unread(&stream, UNREAD) {
         tracing::debug!(%error, "A client that goes without a word is noticed late");
     }
     let (context, seat, client) = (Arc::clone(context), guest.seat(), Arc::new(Client::new(peer.ip())));
@@ -119,10 +119,9 @@ fn serve_connection(http: &http1::Builder, accepted: Accepted, context: &Arc<Con
     });
 }
 
-/// Lets the system end the connection when the client takes nothing for as long as [`UNREAD`] (tcp(7),
-/// `TCP_USER_TIMEOUT`).
-fn notice_unread(stream: &TcpStream) -> rustix::io::Result<()> {
-    rustix::net::sockopt::set_tcp_user_timeout(stream, u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX))
+/// Lets the system end the connection when its client takes nothing for so long (tcp(7), `TCP_USER_TIMEOUT`).
+fn let_go_when_unread(stream: &TcpStream, after: Duration) -> rustix::io::Result<()> {
+    rustix::net::sockopt::set_tcp_user_timeout(stream, u32::try_from(after.as_millis()).unwrap_or(u32::MAX))
 }
 
 async fn send_away(mut stream: TcpStream) {
@@ -162,5 +161,25 @@ fn open_page(request: Request<Incoming>, text: &str) -> Response<Body> {
             drop(Upload::new(request.into_body()));
             answer::wrong_method("GET, HEAD")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_let_go_by_the_system() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut served, _) = listener.accept().await.unwrap();
+        let_go_when_unread(&served, Duration::from_millis(100)).unwrap();
+        let ended = loop {
+            if let Err(error) = served.write_all(&[0; 65536]).await {
+                break error;
+            }
+        };
+        assert_eq!(ended.kind(), std::io::ErrorKind::TimedOut);
     }
 }
