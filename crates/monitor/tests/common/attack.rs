@@ -61,12 +61,15 @@ impl Arena {
         outcome
     }
 
-    /// A machine whose guest waits for a request, carries out this code, and answers.
+    /// A machine whose guest waits for a request, carries out this code, and answers, again and again.
     pub(crate) fn answering(&self, code: Code) -> Option<Machine> {
         let assembled = CodeAssembler::new(64).and_then(|mut a| {
             next_request(&mut a, LAST_BLOCK, 0)?;
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
             code(&mut a)?;
             next_request(&mut a, LAST_BLOCK, u32::try_from(RESPONSE).unwrap())?;
+            a.jmp(again)?;
             a.assemble(CODE)
         });
         let mut data = vec![0; usize::try_from(SCRATCH - DATA).unwrap()];

@@ -1,0 +1,169 @@
+//! What a machine costs that has warmed up: requests and rewinds take no memory, and ask the kernel for nothing but to
+//! run the guest. A child of the test does them under a filter that ends it at any other system call.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    arch::x86_64::__cpuid,
+    cell::Cell,
+    env,
+    os::unix::process::ExitStatusExt as _,
+    process::Command,
+};
+
+use common::{Function, in_seconds, request};
+use kernlet_monitor::{Machine, Response};
+
+thread_local! {
+    static TAKEN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator; counts what each thread takes.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count() {
+    let _ = TAKEN.try_with(|taken| taken.set(taken.get() + 1));
+}
+
+// SAFETY: every call is passed on to the system's allocator, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// Requests of each child.
+const CALLS: usize = 1000;
+
+/// Names the child's role.
+const CHILD: &str = "KERNLET_STEADY_CHILD";
+
+/// How a child says that its requests took memory.
+const TOOK_MEMORY: i32 = 3;
+
+const KVM_RUN: u32 = 0xae80;
+const KVM_SET_XSAVE: u32 = 0x5000_aea5;
+
+/// Answers and rewinds `CALLS` times, after as many to warm up.
+fn serve(mut machine: Machine, response: &mut Response, calls: usize) -> Machine {
+    let headers: &[(&str, &[u8])] = &[("Content-Type", b"text/plain"), ("X-Two", b"2")];
+    for _ in 0..calls {
+        let asked = kernlet_monitor::Request { headers, ..request("/", b"a body of a steady size") };
+        let used = machine.invoke_into(&asked, in_seconds(60), response).unwrap();
+        if response.body != b"a body of a steady size" {
+            std::process::abort();
+        }
+        machine = used.rewind().unwrap();
+    }
+    machine
+}
+
+/// Ends the process at any other system call of this thread than these.
+fn allow(ioctls: &[u32]) {
+    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let skip_unless = |k, jf| libc::sock_filter { code: 0x15, jt: 0, jf, k };
+    // Of `struct seccomp_data`: the number is at 0, the low half of the second argument at 24. The clock is read by
+    // the vDSO where it can be, and the call is not the machine's where it cannot.
+    let (load_number, load_ioctl) = (statement(0x20, 0), statement(0x20, 24));
+    let (permit, kill) = (statement(0x06, 0x7fff_0000), statement(0x06, 0x8000_0000));
+    let mut program = vec![load_number];
+    for call in [libc::SYS_exit_group, libc::SYS_clock_gettime] {
+        program.extend([skip_unless(u32::try_from(call).unwrap(), 1), permit]);
+    }
+    program.extend([skip_unless(u32::try_from(libc::SYS_ioctl).unwrap(), 1 + 2 * u8::try_from(ioctls.len()).unwrap())]);
+    program.push(load_ioctl);
+    for ioctl in ioctls {
+        program.extend([skip_unless(*ioctl, 1), permit]);
+    }
+    program.push(kill);
+    let filter = libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
+    // SAFETY: a plain system call.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // SAFETY: the program is alive, and as long as it says.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    // The filter is in force: no way back but out.
+    std::mem::forget(program);
+    if set != 0 {
+        std::process::abort();
+    }
+}
+
+/// What restoring registers takes: nothing, but for processors whose `xrstor` leaves something behind.
+fn ioctls() -> &'static [u32] {
+    let vendor = __cpuid(0).ebx.to_le_bytes();
+    let leaves = (vendor == *b"Auth" || vendor == *b"Hygo") && __cpuid(0x8000_0008).ebx & 1 << 2 == 0;
+    if leaves { &[KVM_RUN, KVM_SET_XSAVE] } else { &[KVM_RUN] }
+}
+
+fn child(function: &Function, filtered: bool) -> ! {
+    let mut response = Response::default();
+    let machine = serve(function.boot().unwrap(), &mut response, CALLS);
+    if filtered {
+        allow(ioctls());
+    }
+    let before = TAKEN.get();
+    let machine = serve(machine, &mut response, CALLS);
+    let took = TAKEN.get() - before;
+    std::mem::forget(machine);
+    // SAFETY: ends the process at once, by one system call.
+    unsafe { libc::_exit(if took == 0 { 0 } else { TOOK_MEMORY }) }
+}
+
+/// Runs this very test again in a process of its own, as the child.
+fn spawn(test: &str, role: &str) -> std::process::ExitStatus {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--test-threads=1"]).env(CHILD, role).output().unwrap().status
+}
+
+#[test]
+fn a_steady_machine_asks_the_kernel_for_nothing_but_to_run_it() {
+    const NAME: &str = "a_steady_machine_asks_the_kernel_for_nothing_but_to_run_it";
+    let Some(function) = Function::new("echo") else { return };
+    match env::var(CHILD).as_deref() {
+        Ok("steady") => child(&function, true),
+        // The filter does filter: a new machine takes more.
+        Ok(_) => {
+            allow(ioctls());
+            let _ = function.boot();
+            // SAFETY: as above; the filter ended the process before.
+            unsafe { libc::_exit(0) }
+        }
+        Err(_) => {
+            // A thread that got no processor for a tenth of a second has to wake the one that watches deadlines.
+            let mut attempts = (0..5).map(|_| spawn(NAME, "steady"));
+            let steady = attempts.find(|status| status.signal().is_none()).unwrap_or_else(|| spawn(NAME, "steady"));
+            assert_eq!(steady.signal(), None, "a system call other than KVM_RUN: {steady}");
+            assert!(steady.success(), "{steady}");
+            assert_eq!(spawn(NAME, "new").signal(), Some(libc::SIGSYS));
+        }
+    }
+}
+
+#[test]
+fn a_steady_machine_takes_no_memory() {
+    let Some(function) = Function::new("echo") else { return };
+    let mut response = Response::default();
+    let machine = serve(function.boot().unwrap(), &mut response, CALLS);
+    let before = TAKEN.get();
+    let machine = serve(machine, &mut response, CALLS);
+    assert_eq!(TAKEN.get() - before, 0, "allocations in {CALLS} requests and rewinds");
+    drop(machine);
+}
