@@ -24,12 +24,12 @@ if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
 fi
 
 # Everything that the tests need is static or a file: there is no cargo in there.
-(cd functions && cargo build --release --quiet -p echo -p faults)
+(cd functions && cargo build --release --quiet -p echo -p faults -p pages)
 root=$work/root
 rm -rf "$root"
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tests,unikernels}
 cp "$(command -v busybox)" "$root/bin/"
-cp functions/target/release/{echo,faults} "$root/unikernels/"
+cp functions/target/release/{echo,faults,pages} "$root/unikernels/"
 for module in irqbypass kvm kvm-amd; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
@@ -75,7 +75,7 @@ chmod +x "$root/init"
 
 # no_timer_check: on a busy host the emulated timer is late, at which the kernel would panic. A QEMU that dies ends the
 # pipe, and so the script, with its own status.
-timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 3072 -nographic -no-reboot \
+timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt,+xsaveerptr -m 3072 -nographic -no-reboot \
   -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" \
   -append 'console=ttyS0 quiet panic=-1 no_timer_check' </dev/null \
   2> >(grep -v "TCG doesn't support requested feature" >&2) |

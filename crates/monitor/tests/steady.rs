@@ -62,12 +62,13 @@ const TOOK_MEMORY: i32 = 3;
 const KVM_RUN: u32 = 0xae80;
 const KVM_SET_XSAVE: u32 = 0x5000_aea5;
 
-/// Answers and rewinds `CALLS` times, after as many to warm up.
+/// Answers and rewinds so many times.
 fn serve(mut machine: Machine, response: &mut Response, calls: usize) -> Machine {
     let headers: &[(&str, &[u8])] = &[("Content-Type", b"text/plain"), ("X-Two", b"2")];
+    let deadline = in_seconds(60);
     for _ in 0..calls {
         let asked = kernlet_monitor::Request { headers, ..request("/", b"a body of a steady size") };
-        let used = machine.invoke_into(&asked, in_seconds(60), response).unwrap();
+        let used = machine.invoke_into(&asked, deadline, response).unwrap();
         if response.body != b"a body of a steady size" {
             std::process::abort();
         }
