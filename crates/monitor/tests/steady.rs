@@ -11,6 +11,7 @@ use std::{
     env,
     os::unix::process::ExitStatusExt as _,
     process::Command,
+    time::Instant,
 };
 
 use common::{Function, in_seconds, request};
@@ -62,11 +63,10 @@ const TOOK_MEMORY: i32 = 3;
 const KVM_RUN: u32 = 0xae80;
 const KVM_SET_XSAVE: u32 = 0x5000_aea5;
 
-/// Answers and rewinds so many times.
-fn serve(mut machine: Machine, response: &mut Response, calls: usize) -> Machine {
+/// Answers and rewinds [`CALLS`] times.
+fn serve(mut machine: Machine, response: &mut Response, deadline: Instant) -> Machine {
     let headers: &[(&str, &[u8])] = &[("Content-Type", b"text/plain"), ("X-Two", b"2")];
-    let deadline = in_seconds(60);
-    for _ in 0..calls {
+    for _ in 0..CALLS {
         let asked = kernlet_monitor::Request { headers, ..request("/", b"a body of a steady size") };
         let used = machine.invoke_into(&asked, deadline, response).unwrap();
         if response.body != b"a body of a steady size" {
@@ -116,12 +116,13 @@ fn ioctls() -> &'static [u32] {
 
 fn child(function: &Function, filtered: bool) -> ! {
     let mut response = Response::default();
-    let machine = serve(function.boot().unwrap(), &mut response, CALLS);
+    let deadline = in_seconds(60);
+    let machine = serve(function.boot().unwrap(), &mut response, deadline);
     if filtered {
         allow(ioctls());
     }
     let before = TAKEN.get();
-    let machine = serve(machine, &mut response, CALLS);
+    let machine = serve(machine, &mut response, deadline);
     let took = TAKEN.get() - before;
     std::mem::forget(machine);
     // SAFETY: ends the process at once, by one system call.
@@ -162,9 +163,10 @@ fn a_steady_machine_asks_the_kernel_for_nothing_but_to_run_it() {
 fn a_steady_machine_takes_no_memory() {
     let Some(function) = Function::new("echo") else { return };
     let mut response = Response::default();
-    let machine = serve(function.boot().unwrap(), &mut response, CALLS);
+    let deadline = in_seconds(60);
+    let machine = serve(function.boot().unwrap(), &mut response, deadline);
     let before = TAKEN.get();
-    let machine = serve(machine, &mut response, CALLS);
+    let machine = serve(machine, &mut response, deadline);
     assert_eq!(TAKEN.get() - before, 0, "allocations in {CALLS} requests and rewinds");
     drop(machine);
 }
