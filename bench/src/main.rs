@@ -22,6 +22,7 @@ mod allocations;
 #[allow(unsafe_code, reason = "gives a machine its memory")]
 mod bare;
 mod census;
+mod containers;
 mod http;
 mod machine;
 mod native;

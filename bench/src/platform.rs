@@ -178,8 +178,27 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
+    /// Starts it, calls the function at once, and waits for its answer.
+    pub(crate) fn start_and_call(program: &Path, spec: &FunctionSpec, body: Bytes) -> anyhow::Result<Self> {
+        let mut watchdog = Self::launch(program, spec)?;
+        watchdog.call(&[], body)?;
+        Ok(watchdog)
+    }
+
     /// Starts it on a unix socket, as the gateway does, and waits until it is ready.
     pub(crate) fn start(program: &Path, spec: &FunctionSpec) -> anyhow::Result<Self> {
+        let mut watchdog = Self::launch(program, spec)?;
+        let give_up = Instant::now() + PATIENCE;
+        while !watchdog.client.send(Method::GET, "/_/ready", &[], Bytes::new())?.status.is_success() {
+            if Instant::now() >= give_up {
+                bail!("the watchdog of {} does not become ready", spec.name);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(watchdog)
+    }
+
+    fn launch(program: &Path, spec: &FunctionSpec) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let (socket, file) = (folder.path().join("socket"), folder.path().join("spec.json"));
         fs::write(&file, serde_json::to_vec(spec)?)?;
@@ -192,15 +211,7 @@ impl Watchdog {
             .spawn()
             .context("the watchdog cannot be started")?;
         let process = Process(child);
-        let mut watchdog = Self { _process: process, client: Client::connect_unix(&socket)?, _folder: folder };
-        let give_up = Instant::now() + PATIENCE;
-        while !watchdog.client.send(Method::GET, "/_/ready", &[], Bytes::new())?.status.is_success() {
-            if Instant::now() >= give_up {
-                bail!("the watchdog of {} does not become ready", spec.name);
-            }
-            thread::sleep(POLL);
-        }
-        Ok(watchdog)
+        Ok(Self { _process: process, client: Client::connect_unix(&socket)?, _folder: folder })
     }
 
     /// Calls the function; anything but success is an error.

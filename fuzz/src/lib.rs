@@ -10,6 +10,7 @@ mod hypercall_arguments;
 #[path = "../../crates/monitor/tests/common/image.rs"]
 mod image;
 mod request_encoding;
+mod saved_template;
 pub mod seeds;
 mod touch;
 
@@ -18,3 +19,4 @@ pub use deployment_words::deployment_words;
 pub use elf_loader::elf_loader;
 pub use hypercall_arguments::hypercall_arguments;
 pub use request_encoding::request_encoding;
+pub use saved_template::saved_template;

@@ -31,7 +31,15 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "request_encoding", run: crate::request_encoding, inputs: messages() },
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
+        Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
+}
+
+/// One with no page, one with a page of the stack and one of the data.
+fn templates() -> Vec<Vec<u8>> {
+    let (stack, data) = (kernlet_abi::map::STACK_TOP / 4096 - 1, DATA / 4096);
+    let reader = crate::saved_template::reader();
+    vec![reader.forge(&[], &[]), reader.forge(&[(stack, 1), (data, 1)], &[1; 2 * 4096])]
 }
 
 /// Small, since a fuzzer's every change copies them.

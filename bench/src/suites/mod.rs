@@ -5,6 +5,7 @@ mod classify;
 mod cold;
 mod density;
 mod faults;
+mod first_machine;
 mod floor;
 mod http;
 mod invoke;
@@ -64,7 +65,7 @@ impl Suite {
             Self::Rewind => &["rewind.vs_floor", "rewind.exits"],
             Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
             Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
-            Self::Cold => &["cold.first_request_ms"],
+            Self::Cold => &["cold.first_request_ms", "cold.vs_floor_create", "cold.runc_times", "cold.ctr_times"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
             Self::Peers => peers::FIGURES,
             Self::Faults => &["faults.restart_ms"],
@@ -87,7 +88,7 @@ impl Suite {
             Self::Rewind => rewind::run(workshop),
             Self::Classify => classify::run(workshop),
             Self::Http => http::run(workshop),
-            Self::Cold => cold::run(workshop),
+            Self::Cold => Ok([cold::run(workshop)?, first_machine::run(workshop)?].concat()),
             Self::Size => size::run(workshop),
             Self::Peers => peers::run(workshop),
             Self::Faults => faults::run(workshop),

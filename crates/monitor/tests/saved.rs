@@ -5,7 +5,8 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -189,4 +190,32 @@ fn a_template_that_is_not_whole_is_refused() {
     }
     assert!(matches!(saved.try_load(&[whole, &[0][..]].concat()), Err(LoadError::Damaged { .. })));
     assert!(saved.try_load(whole).is_ok());
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_saving() {
+    let Some(saved) = Saved::new("echo") else { return };
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let error = saved.load().save(&full, &saved.key()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_machine_of_a_kept_shell_is_the_template() {
+    let Some(saved) = Saved::new("faults") else { return };
+    saved.function.hypervisor.keep_shells().unwrap();
+    let template = saved.load();
+    // More than are kept, on threads that did not make the shells.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let mut machine = saved.machine(&template);
+                    machine.audit().expect("a new machine is the template");
+                    let (_, response) = machine.invoke(&request("/count", b""), in_seconds(10)).unwrap();
+                    assert_eq!(response.body, b"1");
+                }
+            });
+        }
+    });
 }
