@@ -25,6 +25,7 @@ use crate::{
     memory::GuestMemory,
     processor::CpuState,
     saved::{self, LoadError, TemplateKey, forge},
+    trace::Trace,
 };
 
 /// What the page tables say of an address.
