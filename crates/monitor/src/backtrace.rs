@@ -56,13 +56,21 @@ impl Found {
 
 /// The frames of a guest with these registers, innermost first; at least one.
 pub(crate) fn walk(view: &GuestView, unikernel: &Unikernel, registers: &Registers) -> Vec<Frame> {
-    let at = CodeAddress::new(registers.rip, unikernel);
+    let at = here(registers.rip, unikernel);
     let mut walk = Walk { view, unikernel, frames: vec![Frame { at, found: Found::Processor }], stack: registers.rsp };
     walk.take_caller_of_a_leaf(registers);
     if !walk.follow(registers.rbp) {
         walk.search();
     }
     walk.frames
+}
+
+/// Where the processor stands. The hypercall page is nobody's, and has a name all the same.
+fn here(address: u64, unikernel: &Unikernel) -> CodeAddress {
+    match address.checked_sub(HYPERCALL_PAGE).filter(|offset| *offset < PAGE_SIZE) {
+        Some(offset) => CodeAddress { address, symbol: Some(("the hypercall page".to_owned(), offset)) },
+        None => CodeAddress::new(address, unikernel),
+    }
 }
 
 struct Walk<'a> {

@@ -171,13 +171,12 @@ fn silence(error: GdbStubError<Cause, io::Error>) -> Silence {
 pub(crate) fn enter(guest: &mut Guest) -> Result<(), Cause> {
     let has_request = guest.context.started.is_some();
     let Some(debugger) = &mut guest.debugger else { return Ok(()) };
-    if debugger.stop_at == StopAt::Entry || has_request {
-        if let Some(connection) = debugger.connection.take() {
-            halt(guest)?;
-            let stub = GdbStub::new(connection).run_state_machine(guest).map_err(silence);
-            converse(guest, stub)?;
-            return resume(guest);
-        }
+    let is_due = debugger.stop_at == StopAt::Entry || has_request;
+    if let Some(connection) = debugger.connection.take_if(|_| is_due) {
+        halt(guest)?;
+        let stub = GdbStub::new(connection).run_state_machine(guest).map_err(silence);
+        converse(guest, stub)?;
+        return resume(guest);
     }
     if guest.orders().is_some_and(|orders| !orders.is_idle()) {
         halt(guest)?;

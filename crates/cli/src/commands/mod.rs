@@ -54,7 +54,7 @@ impl Command {
         match self {
             Self::Doctor(args) => return doctor::run(&args, context),
             Self::Invoke(args) => return invoke::run(args, context),
-            Self::Run(args) => return run::run(*args, context),
+            Self::Run(args) => return run::run(&args, context),
             Self::Images(args) => return images::run(&args, context),
             Self::Watchdog(args) => return watchdog::run(&args),
             Self::Demo(args) => demo::run(&args, context),

@@ -113,9 +113,9 @@ enum GdbAt {
     Request,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let spec = spec(&args, context)?;
-    let call = OwnedRequest::new(&args)?;
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let spec = spec(args, context)?;
+    let call = OwnedRequest::new(args)?;
     let limit = TimeLimit::of_function(spec.config.exec_timeout);
     if args.audit && spec.config.isolation != Isolation::Rewind {
         bail!("--audit compares rewound machines; it goes with --isolation rewind");
@@ -123,7 +123,7 @@ pub(crate) fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let show = Show { include: args.include, json: args.json, verbose: args.verbose || args.json };
     let mut session = Session { run: Run::default(), show, audit: args.audit };
     let limit = if args.gdb.is_some() { TimeLimit::of_function(Duration::ZERO) } else { limit };
-    let outcome = session.run(&spec, &call, limit, &args);
+    let outcome = session.run(&spec, &call, limit, args);
     if show.json {
         output::json(&session.run)?;
     }
