@@ -61,17 +61,17 @@ pub(crate) struct Waiting {
 impl Keeper {
     /// Starts the keeper's thread, which runs as long as the process.
     pub(crate) fn start(function: Arc<str>, pool: Arc<Pool>, log: Log) -> Result<Arc<Self>, io::Error> {
-        let keeper = Arc::new(Self {
-            start: Instant::now(),
-            next: AtomicU64::new(u64::MAX),
-            thread: OnceLock::new(),
-            callers: Mutex::default(),
-        });
+        let keeper = Arc::new(Self::new());
         let keeping = Arc::clone(&keeper);
         let run = move || keeping.run(&function, &pool, &log);
         let handle = thread::Builder::new().name("keeper".to_owned()).spawn(run)?;
         let _ = keeper.thread.set(handle.thread().clone());
         Ok(keeper)
+    }
+
+    fn new() -> Self {
+        let next = AtomicU64::new(u64::MAX);
+        Self { start: Instant::now(), next, thread: OnceLock::new(), callers: Mutex::default() }
     }
 
     /// Introduces the client of a connection.
@@ -180,4 +180,83 @@ impl Caller {
 /// a client that is gone does not get it.
 pub(crate) fn send_last(socket: &OwnedFd, answer: HttpResponse) {
     let _ = send(socket, &response::to_last_bytes(answer), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+mod tests {
+    use std::{io::Read as _, os::unix::net::UnixStream};
+
+    use http::HeaderMap;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    struct Call {
+        keeper: Keeper,
+        caller: Arc<Caller>,
+        client: UnixStream,
+        due: Instant,
+    }
+
+    /// A client that waits for an answer.
+    fn call(line_is_free: bool) -> Call {
+        let (client, server) = UnixStream::pair().unwrap();
+        let keeper = Keeper::new();
+        let caller = keeper.meet(Arc::new(server.into()));
+        let call_id = CallId::of(&HeaderMap::new());
+        let waiting = Waiting { call_id, limit: TimeLimit::of_function(LIMIT), start: Instant::now(), line_is_free };
+        let due = waiting.due();
+        keeper.begin(&caller, waiting);
+        Call { keeper, caller, client, due }
+    }
+
+    fn look(call: &Call, now: Instant) -> Option<Instant> {
+        call.keeper.answer_overdue(now, &"slow".into(), &Log::start(io::sink(), false).unwrap())
+    }
+
+    #[test]
+    fn a_call_that_outlasts_its_deadline_is_answered_while_its_thread_is_busy() {
+        let mut call = call(true);
+        assert_eq!(look(&call, call.due - Duration::from_millis(1)), Some(call.due));
+        assert_eq!(look(&call, call.due), None);
+        let mut answer = String::new();
+        call.client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 504 Gateway Timeout\r\n"), "{answer}");
+        for part in ["connection: close\r\n", "x-call-id: ", "x-openfaas-internal: watchdog\r\n", "slow", "100ms"] {
+            assert!(answer.contains(part), "{part:?} is missing in {answer}");
+        }
+        assert!(!call.caller.end(), "the thread says no more");
+    }
+
+    #[test]
+    fn a_call_that_ended_in_time_is_answered_by_its_thread_alone() {
+        let mut call = call(true);
+        assert!(call.caller.end());
+        assert_eq!(look(&call, call.due), None);
+        drop(call.caller);
+        let mut nothing = String::new();
+        call.client.read_to_string(&mut nothing).unwrap();
+        assert_eq!(nothing, "");
+    }
+
+    #[test]
+    fn nothing_is_said_in_the_middle_of_an_earlier_answer() {
+        let mut call = call(false);
+        look(&call, call.due);
+        let mut nothing = String::new();
+        call.client.read_to_string(&mut nothing).unwrap();
+        assert_eq!(nothing, "");
+    }
+
+    #[test]
+    fn connections_that_are_gone_are_forgotten() {
+        let keeper = Keeper::new();
+        for _ in 0..100 {
+            let (_client, server) = UnixStream::pair().unwrap();
+            keeper.meet(Arc::new(server.into()));
+        }
+        assert!(keeper.callers().len() < 10, "{} are remembered", keeper.callers().len());
+    }
 }

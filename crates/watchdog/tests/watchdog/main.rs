@@ -3,6 +3,7 @@
 //! Without KVM a test prints a notice and passes; with `KERNLET_REQUIRE_KVM=1` it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod connections;
 mod faults;
 mod in_process;
 mod invocation;
