@@ -184,18 +184,25 @@ impl Processor {
             return Ok(Some(difference));
         }
         let loads = state.resume_to_out(&mut self.vcpu);
-        while loads {
-            match self.run(memory)? {
-                Exit::Hypercall { .. } => break,
-                Exit::Interrupted | Exit::Again => {}
-                Exit::Fault(_) | Exit::Unknown { .. } => return Ok(Some("a vector register that cannot be loaded")),
-            }
+        if loads && !self.reaches_out(memory)? {
+            return Ok(Some("a vector register that cannot be loaded"));
         }
         let differ = state.vectors_differ(&self.vcpu)?;
         if loads {
             state.restore_general(&mut self.vcpu);
         }
         Ok(differ.then_some("a vector register"))
+    }
+
+    /// Runs the guest until it makes a hypercall; false where it does something else.
+    fn reaches_out(&mut self, memory: &mut GuestMemory) -> Result<bool, Cause> {
+        loop {
+            match self.run(memory)? {
+                Exit::Hypercall { .. } => return Ok(true),
+                Exit::Interrupted | Exit::Again => {}
+                _ => return Ok(false),
+            }
+        }
     }
 
     /// Runs the guest until it needs the monitor.
