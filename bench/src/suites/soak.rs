@@ -48,7 +48,7 @@ pub(super) fn run(workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<R
         ("memory_percent", |census| census.pss_kib + census.page_tables_kib),
         ("descriptors_percent", |census| census.descriptors),
         ("threads_percent", |census| census.threads),
-        ("machines_percent", |census| census.machines),
+        ("vms_percent", |census| census.vms),
     ];
     let most = parts.iter().map(|(_, of)| growth(*of)).fold(f64::NEG_INFINITY, f64::max);
     let mut grown = Row::new("soak.growth_percent", most, "%", Target::AtMost(1.0));
@@ -60,7 +60,7 @@ pub(super) fn run(workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<R
         .number("memory_kib_at_the_end", after.pss_kib + after.page_tables_kib)
         .number("descriptors", after.descriptors)
         .number("threads", after.threads)
-        .number("machines", after.machines);
+        .number("vms", after.vms);
     let wrong = Row::new("soak.wrong", number(wrong), "", Target::AtMost(0.0))
         .number("invocations", number(invocations))
         .number("seconds", took.as_secs_f64())
