@@ -98,15 +98,14 @@ pub(crate) fn check(
         StoreError::UnknownImage { reference, .. } => DeployError::UnknownImage(reference),
         error => DeployError::Image(Box::new(error)),
     })?;
+    let limits = deployment.limits.as_ref();
+    let said = |limit: Option<&'_ str>| limit.filter(|limit| !limit.is_empty());
     let overrides = Overrides {
         labels: deployment.labels.as_ref().unwrap_or(&nothing),
         annotations: deployment.annotations.as_ref().unwrap_or(&nothing),
         environment,
-        memory_limit: deployment
-            .limits
-            .as_ref()
-            .and_then(|limits| limits.memory.as_deref())
-            .filter(|memory| !memory.is_empty()),
+        memory_limit: limits.and_then(|limits| said(limits.memory.as_deref())),
+        cpu_limit: limits.and_then(|limits| said(limits.cpu.as_deref())),
     };
     Ok(FunctionSpec {
         name: identity.name.clone(),

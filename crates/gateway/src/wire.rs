@@ -39,7 +39,7 @@ pub(crate) struct FunctionDeployment {
     /// Annotations; those that begin with `dev.kernlet.` configure the function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) annotations: Option<Map>,
-    /// Upper limits; `memory` is the memory of one machine.
+    /// Upper limits; `memory` is the memory of one machine, `cpu` what all machines of a replica use together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<FunctionResources>,
     /// What is asked for: kept and returned.
