@@ -99,13 +99,12 @@ pub(crate) fn check(
         error => DeployError::Image(Box::new(error)),
     })?;
     let limits = deployment.limits.as_ref();
-    let said = |limit: Option<&'_ str>| limit.filter(|limit| !limit.is_empty());
     let overrides = Overrides {
         labels: deployment.labels.as_ref().unwrap_or(&nothing),
         annotations: deployment.annotations.as_ref().unwrap_or(&nothing),
         environment,
-        memory_limit: limits.and_then(|limits| said(limits.memory.as_deref())),
-        cpu_limit: limits.and_then(|limits| said(limits.cpu.as_deref())),
+        memory_limit: limits.and_then(|limits| said(&limits.memory)),
+        cpu_limit: limits.and_then(|limits| said(&limits.cpu)),
     };
     Ok(FunctionSpec {
         name: identity.name.clone(),
@@ -119,6 +118,11 @@ pub(crate) fn check(
         environment: environment.clone(),
         template: None,
     })
+}
+
+/// A limit that says something.
+fn said(limit: &Option<String>) -> Option<&str> {
+    limit.as_deref().filter(|limit| !limit.is_empty())
 }
 
 /// Kubernetes's rule, since functions come from there: letters, digits, `_`, `-` and `.`, no digit first.

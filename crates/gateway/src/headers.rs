@@ -18,6 +18,8 @@ pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forward
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A client that sends it gets to know where its time went.
 pub(crate) const TIMING: HeaderName = HeaderName::from_static("x-kernlet-timing");
+/// What an invocation used: every watchdog says it, and a client that sends it gets to know it.
+pub(crate) const USAGE: HeaderName = HeaderName::from_static("x-kernlet-usage");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The gateway's name and version.

@@ -2,6 +2,7 @@
 //! A function owns its replicas and takes a [`Lease`] of one for each invocation.
 //! It never closes the socket while the replica lives: clients connect and queue while no process is there.
 
+use crate::admission::Seat;
 use crate::link::Link;
 use crate::logs::FunctionLog;
 use crate::supervisor::Supervisor;
@@ -98,11 +99,12 @@ pub(crate) struct Replica {
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The right to send one invocation to a replica. The replica outlives it.
+/// The right to send one invocation to a replica, and its seat in the gateway. The replica outlives it.
 #[derive(Debug)]
 pub(crate) struct Lease {
     replica: Arc<Replica>,
     deaths_before: u64,
+    _seat: Seat,
 }
 
 impl Replica {
@@ -150,9 +152,9 @@ impl Replica {
     }
 
     /// Takes the replica for one invocation.
-    pub(crate) fn lease(self: &Arc<Replica>) -> Lease {
+    pub(crate) fn lease(self: &Arc<Replica>, seat: Seat) -> Lease {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        Lease { replica: Arc::clone(self), deaths_before: self.deaths.borrow().count }
+        Lease { replica: Arc::clone(self), deaths_before: self.deaths.borrow().count, _seat: seat }
     }
 
     /// Waits for the invocations under way (no new ones come: the function has let go of it) as long as `patience`,

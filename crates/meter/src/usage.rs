@@ -133,23 +133,12 @@ mod tests {
 
     use super::*;
 
-    const RECORD: UsageRecord = UsageRecord {
-        wall: 45_123,
-        cpu: 12_034,
-        accel: 0,
-        exits: 1,
-        pages: 3,
-        bytes_in: 64,
-        bytes_out: 65,
-        copied: 2,
-    };
+    const RECORD: UsageRecord =
+        UsageRecord { wall: 45_123, cpu: 12_034, accel: 0, exits: 1, pages: 3, bytes_in: 64, bytes_out: 65, copied: 2 };
 
     #[test]
     fn a_record_has_one_wording_in_headers_and_logs() {
-        assert_eq!(
-            RECORD.to_string(),
-            "wall=45123, cpu=12034, accel=0, exits=1, pages=3, in=64, out=65, copied=2"
-        );
+        assert_eq!(RECORD.to_string(), "wall=45123, cpu=12034, accel=0, exits=1, pages=3, in=64, out=65, copied=2");
         assert_eq!(
             serde_json::to_string(&RECORD).unwrap(),
             r#"{"wall":45123,"cpu":12034,"accel":0,"exits":1,"pages":3,"in":64,"out":65,"copied":2}"#

@@ -109,7 +109,12 @@ fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations
     .unwrap();
     let config = image
         .overridden_by(&Overrides {
-            labels: &map(&[("dev.kernlet.memory", "20Mi"), ("dev.kernlet.limits.timeout", "1s"), ("dev.kernlet.limits.cpu", "2"), ("app", "x")]),
+            labels: &map(&[
+                ("dev.kernlet.memory", "20Mi"),
+                ("dev.kernlet.limits.timeout", "1s"),
+                ("dev.kernlet.limits.cpu", "2"),
+                ("app", "x"),
+            ]),
             annotations: &map(&[("dev.kernlet.memory", "24Mi"), ("dev.kernlet.isolation", "fresh"), ("topic", "x")]),
             environment: &map(&[("exec_timeout", "10"), ("max_inflight", "2"), ("OTHER", "12Q")]),
             memory_limit: Some("48Mi"),
