@@ -57,6 +57,9 @@ const SUMS: [(&str, &str); 8] = [
 const TIMES: usize = 3;
 
 impl UsageRecord {
+    /// The header that carries a record in an answer, and that asks for one in a request, whatever its value there.
+    pub const HEADER: &'static str = "x-kernlet-usage";
+
     fn values(&self) -> [u64; 8] {
         let Self { wall, cpu, accel, exits, pages, bytes_in, bytes_out, copied } = *self;
         [wall, cpu, accel, exits, pages, bytes_in, bytes_out, copied]
