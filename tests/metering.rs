@@ -61,6 +61,11 @@ fn what_an_invocation_used_is_in_the_answer_on_demand_in_the_log_and_in_the_metr
     });
     assert!(line.contains("200 in ") && line.contains("exits=1") && line.contains("in=16"), "{line}");
 
+    let described = platform.system(Method::GET, "/system/function/echo?usage=1", None).json();
+    assert!(described["usage"]["totalMemoryBytes"].as_u64().unwrap() > 0, "{described}");
+    assert!(described["usage"]["cpu"].is_number(), "{described}");
+    assert!(stdout(&succeeded(platform.run(["describe", "echo"]))).contains("Memory"));
+
     // The sums are the gateway's: the death of a watchdog takes nothing from them.
     for watchdog in platform.watchdogs() {
         kill_process(watchdog, Signal::KILL).unwrap();

@@ -185,7 +185,13 @@ impl Function {
             replicas: replicas.desired,
             available_replicas: u32::try_from(available).unwrap_or(u32::MAX),
             created_at: created_at.clone(),
+            usage: None,
         }
+    }
+
+    /// The processes of its replicas.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.lock().live.iter().filter_map(|replica| replica.process()).collect()
     }
 
     fn start_one(&self, replicas: &mut Replicas) -> Result<(), StartError> {

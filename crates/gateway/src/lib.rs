@@ -33,6 +33,7 @@ mod supervisor;
 mod system;
 mod templates;
 mod time;
+mod usage;
 mod wire;
 
 pub use auth::AuthError;

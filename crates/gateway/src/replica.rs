@@ -85,6 +85,8 @@ pub(crate) struct Deaths {
 pub(crate) struct Reports {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) deaths: watch::Sender<Deaths>,
+    /// The process's id, while one runs.
+    pub(crate) process: watch::Sender<Option<u32>>,
 }
 
 /// One running replica.
@@ -93,6 +95,7 @@ pub(crate) struct Replica {
     link: Link,
     phase: watch::Receiver<Phase>,
     deaths: watch::Receiver<Deaths>,
+    process: watch::Receiver<Option<u32>>,
     in_flight: AtomicUsize,
     became_idle: Notify,
     stop: watch::Sender<bool>,
@@ -120,6 +123,7 @@ impl Replica {
         let supervisor = Supervisor::prepare(launcher, spec, log, &id)?;
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let (deaths, deaths_receiver) = watch::channel(Deaths::default());
+        let (process, process_receiver) = watch::channel(None);
         let (stop, stop_receiver) = watch::channel(false);
         let link = Link::new(supervisor.socket().to_owned());
         let first = match supervisor.spawn() {
@@ -129,11 +133,12 @@ impl Replica {
                 return Err(StartError::Spawn { program: launcher.program.clone(), source });
             }
         };
-        let task = tokio::spawn(supervisor.run(first, Reports { phase, deaths }, stop_receiver));
+        let task = tokio::spawn(supervisor.run(first, Reports { phase, deaths, process }, stop_receiver));
         Ok(Arc::new(Replica {
             link,
             phase: phase_receiver,
             deaths: deaths_receiver,
+            process: process_receiver,
             in_flight: AtomicUsize::new(0),
             became_idle: Notify::new(),
             stop,
@@ -144,6 +149,11 @@ impl Replica {
     /// Where the replica is now.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()
+    }
+
+    /// The id of its process, if one runs.
+    pub(crate) fn process(&self) -> Option<u32> {
+        *self.process.borrow()
     }
 
     /// Invocations under way.
