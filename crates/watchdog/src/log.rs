@@ -61,6 +61,7 @@ struct Line<'a> {
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<&'a CrashReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<&'a UsageRecord>,
 }
 
