@@ -118,7 +118,7 @@ impl UsageTotals {
     }
 
     /// Writes the sums of several, each under labels of its own, as counters for Prometheus.
-    pub fn expose<'a>(text: &mut Text, totals: &[(&[(&str, &str)], &'a UsageTotals)]) {
+    pub fn expose(text: &mut Text, totals: &[(&[(&str, &str)], &UsageTotals)]) {
         for (index, (name, help)) in SUMS.iter().enumerate() {
             text.family(name, Kind::Counter, help);
             for (labels, totals) in totals {
