@@ -148,14 +148,14 @@ fn a_functions_log_is_cut_to_the_rate_that_it_was_given() {
 }
 
 #[test]
-fn every_refusal_says_when_to_come_back() {
+fn every_refusal_of_a_full_function_says_when_to_come_back() {
     if !kvm() {
         return;
     }
     let watchdog = Deployment::faults()
         .with(|config| {
             config.max_inflight = 1;
-            config.exec_timeout = Duration::from_secs(2);
+            config.exec_timeout = Duration::from_secs(5);
         })
         .serve();
     let mut occupied = occupy(&watchdog, "busy");
@@ -163,15 +163,6 @@ fn every_refusal_says_when_to_come_back() {
         let refused = watchdog.get(path);
         assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{path}");
     }
-    // It drains while a request is under way.
-    let mut late = watchdog.connect();
-    late.send(b"GET /_/health HTTP/1.1\r\n");
-    assert_eq!(watchdog.get("/_/health").status, 200, "half a request is read before a whole one is answered");
-    watchdog.signal(rustix::process::Signal::TERM);
-    watchdog.log_line(|line| line["text"].as_str().is_some_and(|text| text.starts_with("shutting down")));
-    late.send(b"Host: f\r\n\r\n");
-    let refused = late.answer("GET");
-    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
     assert_eq!(occupied.answer("GET").status, 504);
 }
 
