@@ -191,7 +191,6 @@ fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
         resources,
         config: config.overridden_by(&overrides)?,
         environment,
-        template: None,
     })
 }
 
