@@ -50,7 +50,9 @@ pub(crate) fn picture(name: &str) -> PathBuf {
 /// The program, without anything of the user's environment that would change what it does.
 pub(crate) fn kernlet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kernlet"));
-    for name in ["KERNLET_HOME", "KERNLET_LOG", "OPENFAAS_URL", "OPENFAAS_USER", "OPENFAAS_PASSWORD"] {
+    for name in
+        ["KERNLET_HOME", "KERNLET_LOG", "KERNLET_MAX_INFLIGHT", "OPENFAAS_URL", "OPENFAAS_USER", "OPENFAAS_PASSWORD"]
+    {
         command.env_remove(name);
     }
     command.current_dir(root()).stdin(Stdio::null());

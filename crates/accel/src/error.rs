@@ -2,7 +2,7 @@
 //! Made by this crate, turned into a status and a message for the guest by the monitor.
 //! A message never repeats its source; [`AccelError::message`] joins the chain.
 
-use std::{error::Error, fmt::Write as _, io, path::PathBuf};
+use std::{error::Error, fmt::Write as _, io, path::PathBuf, time::Duration};
 
 use kernlet_abi::{
     accel::{ARGS_MAX, RANK_MAX},
@@ -147,6 +147,12 @@ pub enum AccelError {
         /// What was asked for.
         operation: &'static str,
     },
+    /// The invocation may take no more time in accelerators.
+    #[error("the invocation used up its {limit:?} of accelerator time (raise dev.kernlet.limits.accel-time)")]
+    TimeUsedUp {
+        /// The time that it had.
+        limit: Duration,
+    },
     /// A plugin took the operation and could not carry it out.
     #[error("plugin {plugin} cannot carry out {operation}")]
     Plugin {
@@ -190,7 +196,7 @@ impl AccelError {
             Self::ReadFile { source, .. } if source.kind() == io::ErrorKind::NotFound => status::ENOENT,
             Self::ReadFile { .. } | Self::PluginPanic { .. } => status::EIO,
             Self::Preload { source, .. } => source.status(),
-            Self::DeadlinePassed { .. } => status::ETIMEDOUT,
+            Self::DeadlinePassed { .. } | Self::TimeUsedUp { .. } => status::ETIMEDOUT,
             Self::Plugin { source, .. } => source.status(),
         }
     }

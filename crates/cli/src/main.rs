@@ -48,6 +48,8 @@ Environment:
   OPENFAAS_USER, OPENFAAS_PASSWORD
                      the gateway's credentials, when they are not the ones in <home>/auth
   KERNLET_LOG        what the platform reports on stderr, e.g. `debug` or `kernlet_gateway=trace`
+  KERNLET_MAX_INFLIGHT
+                     invocations at the same time, as --max-inflight of `kernlet up`
   NO_COLOR           when set and not empty, output has no colour
 
 Exit codes:

@@ -31,6 +31,11 @@ pub(crate) fn json(value: &impl Serialize) -> Response<Body> {
     }
 }
 
+/// Metrics, in Prometheus's text format.
+pub(crate) fn metrics(text: Bytes) -> Response<Body> {
+    typed(StatusCode::OK, kernlet_meter::Text::MEDIA_TYPE, text)
+}
+
 /// The method is not one that this path takes.
 pub(crate) fn wrong_method(allowed: &'static str) -> Response<Body> {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("This path takes the methods {allowed}"));

@@ -98,15 +98,13 @@ pub(crate) fn check(
         StoreError::UnknownImage { reference, .. } => DeployError::UnknownImage(reference),
         error => DeployError::Image(Box::new(error)),
     })?;
+    let limits = deployment.limits.as_ref();
     let overrides = Overrides {
         labels: deployment.labels.as_ref().unwrap_or(&nothing),
         annotations: deployment.annotations.as_ref().unwrap_or(&nothing),
         environment,
-        memory_limit: deployment
-            .limits
-            .as_ref()
-            .and_then(|limits| limits.memory.as_deref())
-            .filter(|memory| !memory.is_empty()),
+        memory_limit: limits.and_then(|limits| said(&limits.memory)),
+        cpu_limit: limits.and_then(|limits| said(&limits.cpu)),
     };
     Ok(FunctionSpec {
         name: identity.name.clone(),
@@ -120,6 +118,11 @@ pub(crate) fn check(
         environment: environment.clone(),
         template: None,
     })
+}
+
+/// A limit that says something.
+fn said(limit: &Option<String>) -> Option<&str> {
+    limit.as_deref().filter(|limit| !limit.is_empty())
 }
 
 /// Kubernetes's rule, since functions come from there: letters, digits, `_`, `-` and `.`, no digit first.

@@ -2,13 +2,15 @@
 //! The manager makes a new one for each deployment or update and retires the old; the proxy leases from it.
 //! It never changes after it was made, save for its replicas.
 
+use crate::admission::Refused;
 use crate::deploy::key;
 use crate::logs::FunctionLog;
+use crate::metrics::Account;
 use crate::replica::{Failure, Launcher, Lease, Phase, Replica, StartError};
 use crate::state::Record;
 use crate::wire::FunctionStatus;
 use kernlet_image::{FunctionSpec, Namespace};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
@@ -26,6 +28,9 @@ pub(crate) enum LeaseError {
     /// Every replica's process keeps dying.
     #[error("Its {}", .0.cause)]
     Failing(Arc<Failure>),
+    /// The gateway has as much to do as it takes.
+    #[error("It {0}")]
+    Full(Refused),
     /// The first replica could not be started.
     #[error("No replica can be started")]
     Start(#[from] StartError),
@@ -38,8 +43,7 @@ pub(crate) struct Function {
     full_name: String,
     record: Record,
     log: Arc<FunctionLog>,
-    /// Counted over all deployments under this name, since the gateway started.
-    invocations: Arc<AtomicU64>,
+    account: Arc<Account>,
     launcher: Arc<Launcher>,
     replicas: Mutex<Replicas>,
 }
@@ -60,12 +64,12 @@ impl Function {
     pub(crate) fn new(
         record: Record,
         log: Arc<FunctionLog>,
-        invocations: Arc<AtomicU64>,
+        account: Arc<Account>,
         launcher: Arc<Launcher>,
     ) -> Function {
         let replicas = Replicas { live: Vec::new(), desired: record.replicas, next: 0, turn: 0, retired: false };
         let full_name = key(record.spec.name.as_str(), record.spec.namespace.as_str());
-        Function { full_name, record, log, invocations, launcher, replicas: Mutex::new(replicas) }
+        Function { full_name, record, log, account, launcher, replicas: Mutex::new(replicas) }
     }
 
     /// `NAME.NAMESPACE`.
@@ -98,9 +102,9 @@ impl Function {
         &self.log
     }
 
-    /// The counter of invocations.
-    pub(crate) fn invocations(&self) -> &Arc<AtomicU64> {
-        &self.invocations
+    /// What the function did and used.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// The longest that an invocation may take here, if there is a limit.
@@ -129,6 +133,7 @@ impl Function {
 
     /// Takes the replica with the fewest invocations under way. With none at all, the first one is started.
     pub(crate) fn lease(&self) -> Result<Lease, LeaseError> {
+        let seat = self.account.enter().map_err(LeaseError::Full)?;
         let mut replicas = self.lock();
         if replicas.retired {
             return Err(LeaseError::Retired);
@@ -153,7 +158,7 @@ impl Function {
             }
         }
         match (best, failure) {
-            (Some(replica), _) => Ok(replica.lease()),
+            (Some(replica), _) => Ok(replica.lease(seat)),
             (None, Some(why)) => Err(LeaseError::Failing(why)),
             (None, None) => Err(LeaseError::Retired),
         }
@@ -176,11 +181,17 @@ impl Function {
             limits: deployment.limits.clone(),
             requests: deployment.requests.clone(),
             read_only_root_filesystem: deployment.read_only_root_filesystem.unwrap_or_default(),
-            invocation_count: self.invocations.load(Ordering::Relaxed),
+            invocation_count: self.account.started().load(Ordering::Relaxed),
             replicas: replicas.desired,
             available_replicas: u32::try_from(available).unwrap_or(u32::MAX),
             created_at: created_at.clone(),
+            usage: None,
         }
+    }
+
+    /// The processes of its replicas.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.lock().live.iter().filter_map(|replica| replica.process()).collect()
     }
 
     fn start_one(&self, replicas: &mut Replicas) -> Result<(), StartError> {

@@ -2,17 +2,18 @@
 //! The system handlers change it, the proxy looks functions up in it.
 //! It never acknowledges what is not on disk yet, and never takes a working function away for one that fails.
 
+use crate::admission::Admission;
 use crate::answer::chain;
 use crate::deploy::{self, DeployError, Identity, key};
 use crate::function::{Function, TIMEOUT_MARGIN};
 use crate::logs::Logs;
+use crate::metrics::Account;
 use crate::replica::{Launcher, Replica, StartError};
 use crate::state::{Record, State, StateError};
 use crate::time;
 use crate::wire::{FunctionDeployment, FunctionStatus};
 use kernlet_image::{NameError, Namespace, Store};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use thiserror::Error;
@@ -68,6 +69,7 @@ pub(crate) struct Functions {
     state: Arc<State>,
     logs: Arc<Logs>,
     launcher: Arc<Launcher>,
+    admission: Arc<Admission>,
     /// Held while a function is deployed, scaled or removed: one change at a time.
     changing: tokio::sync::Mutex<()>,
     /// Replicas on their way out.
@@ -76,13 +78,20 @@ pub(crate) struct Functions {
 
 impl Functions {
     /// No functions yet: [`Functions::recover`] brings them back.
-    pub(crate) fn new(store: Store, state: State, logs: Logs, launcher: Launcher) -> Functions {
+    pub(crate) fn new(
+        store: Store,
+        state: State,
+        logs: Logs,
+        launcher: Launcher,
+        admission: Arc<Admission>,
+    ) -> Functions {
         Functions {
             by_key: RwLock::default(),
             store: Arc::new(store),
             state: Arc::new(state),
             logs: Arc::new(logs),
             launcher: Arc::new(launcher),
+            admission,
             changing: tokio::sync::Mutex::default(),
             retiring: Mutex::default(),
         }
@@ -121,6 +130,13 @@ impl Functions {
             None => key(name, Namespace::default().as_str()),
         };
         self.get(&key).ok_or(FunctionsError::NotFound(key))
+    }
+
+    /// Every function, by its full name.
+    pub(crate) fn all(&self) -> Vec<Arc<Function>> {
+        let mut functions: Vec<Arc<Function>> = self.read().values().cloned().collect();
+        functions.sort_by(|left, right| left.full_name().cmp(right.full_name()));
+        functions
     }
 
     /// The functions of a namespace, by name.
@@ -234,14 +250,14 @@ impl Functions {
     }
 
     fn make(&self, record: Record, old: Option<&Function>) -> Arc<Function> {
-        let (log, invocations) = match old {
-            Some(old) => (Arc::clone(old.log()), Arc::clone(old.invocations())),
+        let (log, account) = match old {
+            Some(old) => (Arc::clone(old.log()), Arc::clone(old.account())),
             None => {
                 let log = self.logs.function(record.spec.name.as_str(), record.spec.namespace.as_str());
-                (Arc::new(log), Arc::new(AtomicU64::new(0)))
+                (Arc::new(log), Account::new(&self.admission))
             }
         };
-        Arc::new(Function::new(record, log, invocations, Arc::clone(&self.launcher)))
+        Arc::new(Function::new(record, log, account, Arc::clone(&self.launcher)))
     }
 
     async fn start_and_keep(&self, key: &str, function: &Function) -> Result<(), FunctionsError> {

@@ -7,6 +7,7 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, StatusCode};
+use kernlet_meter::UsageRecord;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,8 @@ pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forward
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A client that sends it gets to know where its time went.
 pub(crate) const TIMING: HeaderName = HeaderName::from_static("x-kernlet-timing");
+/// What an invocation used: every watchdog says it, and a client that sends it gets to know it.
+pub(crate) const USAGE: HeaderName = HeaderName::from_static(UsageRecord::HEADER);
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The gateway's name and version.

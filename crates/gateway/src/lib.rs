@@ -8,6 +8,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod admission;
 mod answer;
 mod auth;
 mod body;
@@ -21,6 +22,7 @@ mod lines;
 mod link;
 mod lock;
 mod logs;
+mod metrics;
 mod proxy;
 mod query;
 mod replica;
@@ -31,11 +33,13 @@ mod supervisor;
 mod system;
 mod templates;
 mod time;
+mod usage;
 mod wire;
 
 pub use auth::AuthError;
 pub use state::StateError;
 
+use admission::Admission;
 use auth::Credentials;
 use event_loop::EventLoops;
 use functions::{Functions, FunctionsError};
@@ -47,6 +51,7 @@ use state::State;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +71,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The program that has the subcommand `watchdog`.
     pub program: PathBuf,
+    /// Most invocations under way at the same time, over all functions; `None` takes what suits the machine.
+    pub max_inflight: Option<NonZero<usize>>,
 }
 
 /// Why a gateway could not start.
@@ -164,8 +171,8 @@ impl Gateway {
         raise_descriptor_limit();
         let sockets = empty_folder(&home.join("run"))?;
         let credentials = Credentials::load_or_create(&home)?;
-        let (opened, program) = (home.clone(), config.program);
-        let functions = tokio::task::spawn_blocking(move || open_functions(&opened, program, sockets))
+        let (opened, program, admission) = (home.clone(), config.program, Admission::new(config.max_inflight));
+        let functions = tokio::task::spawn_blocking(move || open_functions(&opened, program, sockets, admission))
             .await
             .map_err(|error| GatewayError::Start(error.to_string()))??;
         functions.recover().await.map_err(|error| match error {
@@ -247,11 +254,16 @@ fn empty_folder(path: &Path) -> Result<PathBuf, GatewayError> {
     made.map(|()| path.to_owned()).map_err(|source| GatewayError::Home { path: path.to_owned(), source })
 }
 
-fn open_functions(home: &Path, program: PathBuf, sockets: PathBuf) -> Result<Functions, GatewayError> {
+fn open_functions(
+    home: &Path,
+    program: PathBuf,
+    sockets: PathBuf,
+    admission: Arc<Admission>,
+) -> Result<Functions, GatewayError> {
     let store = kernlet_image::Store::open(home)
         .map_err(|source| GatewayError::Images { home: home.to_owned(), source: Box::new(source) })?;
     let state = State::open(home)?;
     let logs = Logs::start(home).map_err(|error| GatewayError::Start(error.to_string()))?;
     let launcher = Launcher { program, folder: sockets, templates: Templates::of(home), runtime: Handle::current() };
-    Ok(Functions::new(store, state, logs, launcher))
+    Ok(Functions::new(store, state, logs, launcher, admission))
 }

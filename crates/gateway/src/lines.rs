@@ -95,6 +95,9 @@ struct WatchdogLine<'a> {
     text: Cow<'a, str>,
     #[serde(default)]
     report: Option<Value>,
+    /// What an invocation used, name by name.
+    #[serde(default)]
+    usage: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Entry {
@@ -103,11 +106,15 @@ impl Entry {
         match serde_json::from_str::<WatchdogLine<'_>>(line) {
             Ok(line) => {
                 let level = &line.level;
-                let text = if line.call_id.is_empty() {
+                let mut text = if line.call_id.is_empty() {
                     format!("[{level}] {}", line.text)
                 } else {
                     format!("[{level}] [{}] {}", line.call_id, line.text)
                 };
+                if let Some(usage) = line.usage {
+                    let fields: Vec<String> = usage.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                    text = format!("{text} ({})", fields.join(", "));
+                }
                 let weight = match (level.as_ref(), line.source.as_ref()) {
                     // The line before it says why.
                     _ if line.report.is_some() => Weight::Routine,
@@ -174,6 +181,8 @@ mod tests {
         let entry = Entry::from_stdout(line);
         assert_eq!(entry.text, "[info] up");
         assert_eq!(entry.weight, Weight::Routine);
+        let line = r#"{"timestamp":"","level":"debug","call_id":"c","text":"200","usage":{"cpu":7,"exits":1}}"#;
+        assert_eq!(Entry::from_stdout(line).text, "[debug] [c] 200 (cpu=7, exits=1)");
     }
 
     #[test]

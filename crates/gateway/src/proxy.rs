@@ -3,10 +3,11 @@
 //! It never sends a request twice, follows no redirect, and decides nothing that the watchdog knows better.
 
 use crate::Context;
+use crate::admission::Refused;
 use crate::answer::{self, chain};
 use crate::body::{Body, Upload};
 use crate::function::{Function, LeaseError, TIMEOUT_MARGIN};
-use crate::headers::{self, Client, Marks, TIMING};
+use crate::headers::{self, Client, Marks, TIMING, USAGE};
 use crate::link::{Answer, LinkError};
 use crate::replica::{Failure, Lease};
 use crate::route::Target;
@@ -32,6 +33,8 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 enum Why {
     #[error("is not running, and is started again: its {}", .0.cause)]
     Failing(Arc<Failure>),
+    #[error("{0}")]
+    Overload(Refused),
     #[error("has no replica")]
     Start(#[source] LeaseError),
     #[error("takes no more requests just now: try again")]
@@ -56,7 +59,7 @@ enum Why {
 impl Why {
     fn status(&self) -> StatusCode {
         match self {
-            Why::Failing(_) | Why::Start(_) | Why::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Why::Failing(_) | Why::Overload(_) | Why::Start(_) | Why::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
             Why::Died(_) | Why::Broken(_) => StatusCode::BAD_GATEWAY,
             Why::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Why::Stalled => StatusCode::REQUEST_TIMEOUT,
@@ -71,7 +74,7 @@ impl Why {
                 let pause = failure.retry_at.saturating_duration_since(Instant::now());
                 Some(pause.as_secs() + 1)
             }
-            Why::Start(_) | Why::Full(_) => Some(1),
+            Why::Overload(_) | Why::Start(_) | Why::Full(_) => Some(1),
             _ => None,
         }
     }
@@ -137,15 +140,21 @@ impl Invocation<'_> {
                 Ok(function) => function,
                 Err(error) => return own(answer::text(StatusCode::NOT_FOUND, chain(&error))),
             };
-            let lease = match function.lease() {
-                Ok(lease) => lease,
+            let asked = request.headers().contains_key(USAGE);
+            let answered = match function.lease() {
+                Ok(lease) => {
+                    function.account().started().fetch_add(1, Ordering::Relaxed);
+                    self.pass_on(&function, lease, request).await
+                }
                 // A newer deployment took its place between the two statements above, or the function is gone.
                 Err(LeaseError::Retired) => continue,
-                Err(LeaseError::Failing(failure)) => return Why::Failing(failure).into_answer(&function),
-                Err(error @ LeaseError::Start(_)) => return Why::Start(error).into_answer(&function),
+                Err(LeaseError::Failing(failure)) => Err(Why::Failing(failure)),
+                Err(LeaseError::Full(refused)) => Err(Why::Overload(refused)),
+                Err(error @ LeaseError::Start(_)) => Err(Why::Start(error)),
             };
-            function.invocations().fetch_add(1, Ordering::Relaxed);
-            return self.pass_on(&function, lease, request).await.unwrap_or_else(|why| why.into_answer(&function));
+            let mut answer = answered.unwrap_or_else(|why| why.into_answer(&function));
+            function.account().answered(answer.status(), answer.headers_mut(), self.began.elapsed(), asked);
+            return answer;
         }
     }
 
@@ -244,6 +253,26 @@ mod tests {
     fn an_empty_path_is_the_root() {
         assert_eq!(uri("", None).unwrap(), "/");
         assert_eq!(uri("", Some("a=1")).unwrap(), "/?a=1");
+    }
+
+    #[test]
+    fn every_answer_that_waiting_may_mend_says_when_to_come_back() {
+        let failure = Failure { cause: "watchdog died".to_owned(), retry_at: Instant::now() + Duration::from_secs(3) };
+        let encode = || serde_json::from_str::<u8>("").unwrap_err();
+        let all = [
+            Why::Failing(Arc::new(failure)),
+            Why::Overload(crate::admission::Refused::example()),
+            Why::Start(LeaseError::Start(crate::replica::StartError::Encode(encode()))),
+            Why::Full(LinkError::Full),
+            Why::Died("watchdog died".into()),
+            Why::Timeout(Duration::from_secs(1)),
+            Why::Stalled,
+            Why::Aborted,
+        ];
+        for why in all {
+            let mendable = matches!(why.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(why.retry_after().is_some(), mendable, "{why:?}");
+        }
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! A function owns its replicas and takes a [`Lease`] of one for each invocation.
 //! It never closes the socket while the replica lives: clients connect and queue while no process is there.
 
+use crate::admission::Seat;
 use crate::link::Link;
 use crate::logs::FunctionLog;
 use crate::supervisor::Supervisor;
@@ -84,6 +85,8 @@ pub(crate) struct Deaths {
 pub(crate) struct Reports {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) deaths: watch::Sender<Deaths>,
+    /// The process's id, while one runs.
+    pub(crate) process: watch::Sender<Option<u32>>,
 }
 
 /// One running replica.
@@ -92,17 +95,19 @@ pub(crate) struct Replica {
     link: Link,
     phase: watch::Receiver<Phase>,
     deaths: watch::Receiver<Deaths>,
+    process: watch::Receiver<Option<u32>>,
     in_flight: AtomicUsize,
     became_idle: Notify,
     stop: watch::Sender<bool>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The right to send one invocation to a replica. The replica outlives it.
+/// The right to send one invocation to a replica, and its seat in the gateway. The replica outlives it.
 #[derive(Debug)]
 pub(crate) struct Lease {
     replica: Arc<Replica>,
     deaths_before: u64,
+    _seat: Seat,
 }
 
 impl Replica {
@@ -118,6 +123,7 @@ impl Replica {
         let supervisor = Supervisor::prepare(launcher, spec, log, &id)?;
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let (deaths, deaths_receiver) = watch::channel(Deaths::default());
+        let (process, process_receiver) = watch::channel(None);
         let (stop, stop_receiver) = watch::channel(false);
         let link = Link::new(supervisor.socket().to_owned());
         let first = match supervisor.spawn() {
@@ -127,11 +133,12 @@ impl Replica {
                 return Err(StartError::Spawn { program: launcher.program.clone(), source });
             }
         };
-        let task = tokio::spawn(supervisor.run(first, Reports { phase, deaths }, stop_receiver));
+        let task = tokio::spawn(supervisor.run(first, Reports { phase, deaths, process }, stop_receiver));
         Ok(Arc::new(Replica {
             link,
             phase: phase_receiver,
             deaths: deaths_receiver,
+            process: process_receiver,
             in_flight: AtomicUsize::new(0),
             became_idle: Notify::new(),
             stop,
@@ -144,15 +151,20 @@ impl Replica {
         self.phase.borrow().clone()
     }
 
+    /// The id of its process, if one runs.
+    pub(crate) fn process(&self) -> Option<u32> {
+        *self.process.borrow()
+    }
+
     /// Invocations under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Takes the replica for one invocation.
-    pub(crate) fn lease(self: &Arc<Replica>) -> Lease {
+    pub(crate) fn lease(self: &Arc<Replica>, seat: Seat) -> Lease {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        Lease { replica: Arc::clone(self), deaths_before: self.deaths.borrow().count }
+        Lease { replica: Arc::clone(self), deaths_before: self.deaths.borrow().count, _seat: seat }
     }
 
     /// Waits for the invocations under way (no new ones come: the function has let go of it) as long as `patience`,

@@ -9,6 +9,8 @@ pub(crate) enum Route<'a> {
     Home,
     /// `/healthz`
     Health,
+    /// `/metrics`
+    Metrics,
     /// `/system/functions`
     Functions,
     /// `/system/function/NAME`
@@ -52,6 +54,7 @@ impl<'a> Route<'a> {
         match path {
             "/" => Route::Home,
             "/healthz" => Route::Health,
+            "/metrics" => Route::Metrics,
             _ => Route::Unknown,
         }
     }
@@ -152,7 +155,7 @@ mod tests {
         fn everything_under_system_stays_behind_the_password(rest in "\\PC*") {
             let path = format!("/system/{rest}");
             let route = Route::parse(&path);
-            prop_assert!(!matches!(route, Route::Home | Route::Health | Route::Unknown | Route::Invoke(_)));
+            prop_assert!(!matches!(route, Route::Home | Route::Health | Route::Metrics | Route::Unknown | Route::Invoke(_)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The HTTP server: accepts connections, finds each request's route, asks for credentials where they are due.
 //! [`crate::Gateway`] starts it and stops it.
-//! It never lets a request to `/system/*` pass without credentials, nor asks for any on `/function/*` and `/healthz`.
+//! It never lets a request to `/system/*` pass without credentials, nor asks for any on anything else.
 
 use crate::Context;
 use crate::answer;
@@ -8,6 +8,7 @@ use crate::body::{Body, Upload};
 use crate::crowd::{Attended, Crowd};
 use crate::event_loop::{Accepted, Arrivals, EventLoops};
 use crate::headers::Client;
+use crate::metrics;
 use crate::proxy;
 use crate::route::Route;
 use crate::system;
@@ -134,6 +135,7 @@ async fn answer(context: &Arc<Context>, client: &Client, request: Request<Incomi
     match Route::parse(uri.path()) {
         Route::Invoke(target) => proxy::invoke(context, client, target, request).await,
         Route::Health => open_page(request, ""),
+        Route::Metrics => open_metrics(context, &request),
         Route::Home => open_page(request, HOME),
         Route::Unknown => {
             drop(Upload::new(request.into_body()));
@@ -150,6 +152,14 @@ async fn answer(context: &Arc<Context>, client: &Client, request: Request<Incomi
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Restricted\""));
             answer
         }
+    }
+}
+
+/// As in OpenFaaS, whose Prometheus has no credentials.
+fn open_metrics(context: &Context, request: &Request<Incoming>) -> Response<Body> {
+    match *request.method() {
+        Method::GET | Method::HEAD => answer::metrics(metrics::expose(&context.functions.all())),
+        _ => answer::wrong_method("GET, HEAD"),
     }
 }
 

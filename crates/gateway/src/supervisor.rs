@@ -158,6 +158,7 @@ impl Supervisor {
         let mut deaths_in_a_row = 0;
         loop {
             let since = Instant::now();
+            reports.process.send_replace(started.as_ref().ok().and_then(Child::id));
             let cause = match started {
                 Ok(child) => match self.attend(child, &probe, &reports.phase, &mut stop).await {
                     Ended::Stopped => break,

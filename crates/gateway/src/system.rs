@@ -11,8 +11,9 @@ use crate::lines::Entry;
 use crate::logs::{Filter, FunctionLog};
 use crate::query::{LogQuery, Query, QueryError};
 use crate::route::Route;
+use crate::usage;
 use crate::wire::{
-    self, DeleteFunctionRequest, FunctionDeployment, JsonError, LogLine, PlatformInfo, ProviderInfo,
+    self, DeleteFunctionRequest, FunctionDeployment, FunctionStatus, JsonError, LogLine, PlatformInfo, ProviderInfo,
     ScaleServiceRequest, VersionInfo,
 };
 use bytes::Bytes;
@@ -132,7 +133,12 @@ async fn run(
         }
         Route::Function(name) if method == Method::GET => {
             let query = Query::parse(&query_text)?;
-            Ok(answer::json(&context.functions.find(name, query.get("namespace"))?.status()))
+            let function = context.functions.find(name, query.get("namespace"))?;
+            let usage = match query.get("usage") {
+                Some("1" | "true") => Some(usage::of(&function).await),
+                _ => None,
+            };
+            Ok(answer::json(&FunctionStatus { usage, ..function.status() }))
         }
         Route::Scale(name) if method == Method::POST => {
             scale(context, name, &Query::parse(&query_text)?, request).await

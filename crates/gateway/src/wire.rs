@@ -39,7 +39,7 @@ pub(crate) struct FunctionDeployment {
     /// Annotations; those that begin with `dev.kernlet.` configure the function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) annotations: Option<Map>,
-    /// Upper limits; `memory` is the memory of one machine.
+    /// Upper limits; `memory` is the memory of one machine, `cpu` what all machines of a replica use together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<FunctionResources>,
     /// What is asked for: kept and returned.
@@ -97,6 +97,18 @@ pub(crate) struct FunctionStatus {
     pub(crate) available_replicas: u32,
     /// RFC 3339.
     pub(crate) created_at: String,
+    /// Only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<FunctionUsage>,
+}
+
+/// What a function's processes use.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FunctionUsage {
+    /// Thousandths of a processor.
+    pub(crate) cpu: f64,
+    pub(crate) total_memory_bytes: u64,
 }
 
 /// A request to remove a function.

@@ -11,7 +11,7 @@ use std::{
 use kernlet_abi::map;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, GoDuration, duration::as_go};
+use crate::{ByteSize, CpuShare, GoDuration, duration::as_go};
 
 /// What all annotations and labels of ours begin with.
 const PREFIX: &str = "dev.kernlet.";
@@ -60,7 +60,13 @@ impl fmt::Display for Isolation {
     }
 }
 
-/// Limits and isolation of one function.
+/// Lines a second that a function's log takes when nobody says otherwise.
+const fn default_log_rate() -> u32 {
+    500
+}
+
+/// Limits and isolation of one function. What came after the first version has a default, so that a
+/// deployment that was stored before still loads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionConfig {
     /// Memory of each machine.
@@ -76,6 +82,18 @@ pub struct FunctionConfig {
     /// Longest that one invocation may take; zero means as long as it likes, as in OpenFaaS.
     #[serde(with = "as_go")]
     pub exec_timeout: Duration,
+    /// Processors that the machines of one replica may use together.
+    #[serde(default)]
+    pub cpu: CpuShare,
+    /// Processor time that one invocation may take inside its machine; zero means as much as it likes.
+    #[serde(default, with = "as_go")]
+    pub cpu_time: Duration,
+    /// Time that one invocation may take in accelerators; zero means as much as it likes.
+    #[serde(default, with = "as_go")]
+    pub accel_time: Duration,
+    /// Log lines that one replica may write in a second, on average; zero means any number.
+    #[serde(default = "default_log_rate")]
+    pub log_rate: u32,
     /// Accelerator operations that the function says it uses; empty if it says nothing.
     pub operations: BTreeSet<String>,
 }
@@ -89,6 +107,10 @@ impl Default for FunctionConfig {
             response_limit: ByteSize::mebibytes(8),
             max_inflight: 16,
             exec_timeout: Duration::from_secs(30),
+            cpu: CpuShare::default(),
+            cpu_time: Duration::ZERO,
+            accel_time: Duration::ZERO,
+            log_rate: default_log_rate(),
             operations: BTreeSet::new(),
         }
     }
@@ -106,6 +128,8 @@ pub struct Overrides<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// `limits.memory`, a Kubernetes quantity.
     pub memory_limit: Option<&'a str>,
+    /// `limits.cpu`, a Kubernetes quantity.
+    pub cpu_limit: Option<&'a str>,
 }
 
 /// Everything that is wrong with a function's settings, not only the first thing.
@@ -136,11 +160,15 @@ enum Setting {
     Response,
     Inflight,
     Timeout,
+    Cpu,
+    CpuTime,
+    AccelTime,
+    LogRate,
     Operations,
 }
 
 impl Setting {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Abi,
         Self::Machine,
         Self::Memory,
@@ -149,6 +177,10 @@ impl Setting {
         Self::Response,
         Self::Inflight,
         Self::Timeout,
+        Self::Cpu,
+        Self::CpuTime,
+        Self::AccelTime,
+        Self::LogRate,
         Self::Operations,
     ];
 
@@ -162,6 +194,10 @@ impl Setting {
             Self::Response => Some("response"),
             Self::Inflight => Some("inflight"),
             Self::Timeout => Some("timeout"),
+            Self::Cpu => Some("cpu"),
+            Self::CpuTime => Some("cpu-time"),
+            Self::AccelTime => Some("accel-time"),
+            Self::LogRate => Some("log-rate"),
             Self::Operations => Some("operations"),
         }
     }
@@ -177,6 +213,10 @@ impl Setting {
             Self::Response => "limits.response",
             Self::Inflight => "limits.inflight",
             Self::Timeout => "limits.timeout",
+            Self::Cpu => "limits.cpu",
+            Self::CpuTime => "limits.cpu-time",
+            Self::AccelTime => "limits.accel-time",
+            Self::LogRate => "limits.log-rate",
             Self::Operations => "accel.operations",
         }
     }
@@ -224,8 +264,12 @@ impl Draft {
             Setting::Isolation => config.isolation = parse(value)?,
             Setting::Request => config.request_limit = parse(value)?,
             Setting::Response => config.response_limit = parse(value)?,
-            Setting::Inflight => config.max_inflight = parse_count(value)?,
+            Setting::Inflight => config.max_inflight = parse_count(value, "requests", "16")?,
             Setting::Timeout => config.exec_timeout = parse::<GoDuration>(value)?.0,
+            Setting::Cpu => config.cpu = parse(value)?,
+            Setting::CpuTime => config.cpu_time = parse::<GoDuration>(value)?.0,
+            Setting::AccelTime => config.accel_time = parse::<GoDuration>(value)?.0,
+            Setting::LogRate => config.log_rate = parse_count(value, "log lines a second", "500")?,
             Setting::Operations => config.operations = parse_operations(value)?,
         }
         Ok(())
@@ -257,8 +301,13 @@ impl FunctionConfig {
                 draft.apply(variable, setting, value);
             }
         }
-        if let Some(value) = overrides.memory_limit {
-            draft.apply("limits.memory", Setting::Memory, value);
+        for (name, value, setting) in [
+            ("limits.memory", overrides.memory_limit, Setting::Memory),
+            ("limits.cpu", overrides.cpu_limit, Setting::Cpu),
+        ] {
+            if let Some(value) = value {
+                draft.apply(name, setting, value);
+            }
         }
         draft.finish()
     }
@@ -268,8 +317,10 @@ fn parse<T: FromStr<Err: fmt::Display>>(value: &str) -> Result<T, String> {
     value.parse().map_err(|error: T::Err| error.to_string())
 }
 
-fn parse_count(value: &str) -> Result<u32, String> {
-    value.parse().map_err(|_| format!("{value:?} is not a number of requests; write it as 16, or 0 for any number"))
+fn parse_count(value: &str, what: &str, example: &str) -> Result<u32, String> {
+    let refused = || format!("{value:?} is not a number of {what}; write it as {example}, or 0 for any number");
+    // `parse` would take a plus sign.
+    if value.bytes().all(|byte| byte.is_ascii_digit()) { value.parse().map_err(|_| refused()) } else { Err(refused()) }
 }
 
 fn parse_operations(value: &str) -> Result<BTreeSet<String>, String> {

@@ -5,6 +5,7 @@
 
 pub mod build;
 mod config;
+mod cpu;
 mod digest;
 mod duration;
 mod name;
@@ -14,6 +15,7 @@ mod spec;
 mod store;
 
 pub use config::{ConfigError, FunctionConfig, Isolation, Overrides};
+pub use cpu::{CpuShare, CpuShareError};
 pub use duration::{DurationError, GoDuration};
 pub use name::{FunctionName, NameError, Namespace};
 pub use reference::{Reference, ReferenceError};

@@ -152,8 +152,26 @@ pub enum Cause {
         expected: u32,
     },
     /// The time limit passed while the guest ran.
-    #[error("the function ran for more than {limit:?} and was stopped at {at}")]
+    #[error(
+        "the function ran for more than {limit:?}{} and was stopped at {at}",
+        if paused.is_zero() { String::new() } else {
+            format!(", {paused:?} of it paused by its share of the processors (raise dev.kernlet.limits.cpu),")
+        }
+    )]
     Timeout {
+        /// The time it was given.
+        limit: Duration,
+        /// How much of it the function's share of the processors did not let it run.
+        paused: Duration,
+        /// Where it was.
+        at: CodeAddress,
+    },
+    /// The invocation used up its processor time.
+    #[error(
+        "the function used up its {limit:?} of processor time for one invocation (raise dev.kernlet.limits.cpu-time) \
+         and was stopped at {at}"
+    )]
+    CpuTime {
         /// The time it was given.
         limit: Duration,
         /// Where it was.

@@ -19,6 +19,7 @@ use crate::{
     hypervisor::Hypervisor,
     kvm,
     layout::{Layout, LayoutError, MachineConfig},
+    limits::Limits,
     memory::{FrozenMemory, GuestMemory},
     message::{Request, Services, Usage},
     processor::{CpuState, Exit, Fault, Processor},
@@ -118,11 +119,11 @@ impl Guest {
     pub(crate) fn run_guarded(&mut self, timer: &Timer) -> Result<u64, Cause> {
         let kick = self.processor.kick();
         if self.debugger.is_none() {
-            return timer.guard(self.context.deadline, kick, || self.run());
+            return timer.guard(self.context.deadline, kick, || self.run(timer));
         }
         debugger::enter(self)?;
         // A deadline that is over: the kicks that come of it are when the debugger's connection is looked at.
-        let ended = timer.guard(self.begun, kick, || self.run());
+        let ended = timer.guard(self.begun, kick, || self.run(timer));
         debugger::leave(self)?;
         ended
     }
@@ -139,15 +140,15 @@ impl Guest {
     }
 
     /// What the invocation took so far.
-    pub(crate) fn usage(&self) -> Usage {
-        Usage { wall: self.begun.elapsed(), ..self.context.usage }
+    pub(crate) fn usage(&mut self) -> Usage {
+        let pages = u32::try_from(self.processor.dirty_pages(&mut self.view.memory)).unwrap_or(u32::MAX);
+        Usage { wall: self.begun.elapsed(), pages, ..self.context.usage }
     }
 
     /// Runs until the guest waits for a request; the address of its response, zero for none.
-    fn run(&mut self) -> Result<u64, Cause> {
+    fn run(&mut self, timer: &Timer) -> Result<u64, Cause> {
         loop {
-            self.context.usage.exits += 1;
-            match self.processor.run(&mut self.view.memory)? {
+            match self.run_once(timer)? {
                 Exit::Hypercall { block } => {
                     let (view, context, block) = (&mut self.view, &mut self.context, u64::from(block));
                     let served = match &mut self.trace {
@@ -176,6 +177,25 @@ impl Guest {
         }
     }
 
+    /// Runs the guest until it stops, and counts what it took.
+    fn run_once(&mut self, timer: &Timer) -> Result<Exit, Cause> {
+        let CallContext { limits, usage, deadline, .. } = &mut self.context;
+        usage.paused += limits.pause(*deadline);
+        let run = Limits::enter(usage.cpu, || self.processor.clock());
+        // A debugger is looked at whenever there is a kick.
+        if self.debugger.is_none() {
+            timer.kick_at(limits.look_at(run, usage.cpu, *deadline));
+        }
+        let exit = self.processor.run(&mut self.view.memory);
+        let interrupted = matches!(exit, Ok(Exit::Interrupted));
+        usage.cpu += limits.leave(run, interrupted, || self.processor.clock());
+        usage.exits += u32::from(!interrupted);
+        match limits.cpu_exceeded(usage.cpu) {
+            Some(limit) => Err(Cause::CpuTime { limit, at: self.code_address() }),
+            None => exit,
+        }
+    }
+
     /// Whether the deadline is over.
     fn interrupted(&mut self) -> Result<(), Cause> {
         if self.debugger.is_some() {
@@ -185,7 +205,7 @@ impl Guest {
             return Ok(());
         }
         let limit = self.context.deadline.saturating_duration_since(self.begun);
-        Err(Cause::Timeout { limit, at: self.code_address() })
+        Err(Cause::Timeout { limit, paused: self.context.usage.paused, at: self.code_address() })
     }
 
     /// The end of the guest, for those who wrote it and those who watch it.

@@ -21,6 +21,7 @@ use crate::{
     borrow::{self, Argument},
     crash::Cause,
     layout::Layout,
+    limits::Limits,
     memory::GuestMemory,
     message::{Level, Services, Usage},
     report::LastLines,
@@ -109,6 +110,7 @@ impl GuestView {
 #[derive(Debug)]
 pub(crate) struct CallContext {
     pub(crate) services: Services,
+    pub(crate) limits: Limits,
     pub(crate) usage: Usage,
     pub(crate) call_id: String,
     pub(crate) deadline: Instant,
@@ -123,8 +125,16 @@ pub(crate) struct CallContext {
 impl CallContext {
     /// Of a machine that has had no request.
     pub(crate) fn new(services: Services, deadline: Instant) -> Self {
-        let (usage, last_lines) = (Usage::default(), LastLines::default());
-        Self { services, usage, call_id: String::new(), deadline, started: None, last_lines, accelerated: None }
+        Self {
+            services,
+            limits: Limits::default(),
+            usage: Usage::default(),
+            call_id: String::new(),
+            deadline,
+            started: None,
+            last_lines: LastLines::default(),
+            accelerated: None,
+        }
     }
 }
 
@@ -282,9 +292,19 @@ fn run_operation(
     };
     let session = Arc::clone(&context.services.accel);
     let begun = Instant::now();
-    let outcome = session.run(call.operation, &mut args, Some(context.deadline));
+    let deadline = match context.limits.accel_time {
+        Some(limit) => context.deadline.min(begun + limit.saturating_sub(context.usage.accel)),
+        None => context.deadline,
+    };
+    let outcome = session.run(call.operation, &mut args, Some(deadline));
     context.usage.accel += begun.elapsed();
     context.accelerated = outcome.as_ref().ok().copied();
+    let outcome = match (outcome, context.limits.accel_time) {
+        (Err(error), Some(limit)) if error.status() == status::ETIMEDOUT && Instant::now() < context.deadline => {
+            Err(AccelError::TimeUsedUp { limit })
+        }
+        (outcome, _) => outcome,
+    };
     Ok(outcome.map(|Report { bytes_copied, .. }| {
         context.usage.bytes_copied += bytes_copied;
         args.iter().map(|arg| Output { dims: arg.dims, written: arg.written }).collect()

@@ -19,6 +19,7 @@
 //! | `trace` | tells an observer what a guest does |
 //! | `debugger` | lets gdb debug a guest |
 //! | `deadline` | kicks a guest that runs too long |
+//! | `limits` | processor and accelerator time: what an invocation has used, what it and its function may |
 
 mod backtrace;
 mod borrow;
@@ -38,6 +39,7 @@ mod hypervisor;
 mod image;
 mod kvm;
 mod layout;
+mod limits;
 mod machine;
 mod memory;
 mod message;
@@ -54,6 +56,7 @@ pub use debugger::{Debugger, StopAt};
 pub use elf::{ElfError, Unikernel};
 pub use hypervisor::{Hypervisor, HypervisorError};
 pub use layout::{LayoutError, MachineConfig};
+pub use limits::{CpuBucket, Limits};
 pub use machine::{Machine, Used};
 pub use message::{Headers, Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, probe};

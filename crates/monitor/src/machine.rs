@@ -14,6 +14,7 @@ use crate::{
     deadline::Timer,
     debugger, exchange,
     guest::Guest,
+    limits::Limits,
     message::{Request, Response, Usage},
     template::{Template, Watchers},
 };
@@ -76,6 +77,13 @@ impl Machine {
         self.guest.watch(watchers);
     }
 
+    /// The machine, under these limits from now on.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.guest.context.limits = limits;
+        self
+    }
+
     /// Lets the function answer a request. A machine that crashes is consumed.
     ///
     /// # Errors
@@ -125,6 +133,7 @@ impl Machine {
     fn try_invoke(&mut self, request: &Request<'_>, deadline: Instant, response: &mut Response) -> Result<(), Cause> {
         let guest = &mut self.guest;
         guest.begin(request.call_id, deadline);
+        guest.context.usage.bytes_in = request.body.len() as u64;
         let time_limit = deadline.saturating_duration_since(guest.begun);
         let window_used = exchange::write_request(&guest.view, &mut self.head, request, time_limit)?;
         // A machine that was kept still has the end of a longer request there.
@@ -134,6 +143,7 @@ impl Machine {
         }
         let head = guest.run_guarded(&self.timer)?;
         exchange::read_response(&guest.view, head, self.template.config().response_limit, response)?;
+        guest.context.usage.bytes_out = response.body.len() as u64;
         response.usage = guest.usage();
         Ok(())
     }

@@ -142,10 +142,20 @@ pub(crate) fn encode_headers(to: &mut Vec<u8>, headers: &[(&str, &[u8])]) -> Opt
 pub struct Usage {
     /// From handing the request to the machine until its response was read, accelerator included.
     pub wall: Duration,
+    /// Processor time of the guest itself.
+    pub cpu: Duration,
     /// In accelerator plugins.
     pub accel: Duration,
+    /// Waiting because the function has used up its share of the processors.
+    pub paused: Duration,
     /// Times that the guest left the processor to the monitor.
     pub exits: u32,
     /// Bytes copied between the guest's memory and accelerator plugins.
     pub bytes_copied: u64,
+    /// Pages that differ from the function's template, or did once on this machine: those that a rewind restores.
+    pub pages: u32,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the response's body.
+    pub bytes_out: u64,
 }

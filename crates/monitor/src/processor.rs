@@ -1,12 +1,15 @@
 //! A guest's processor, whichever backend it is of, and what it tells the monitor when it stops. Driven by `guest`.
 //! Nothing here knows how a backend does it.
 
+use std::time::Duration;
+
 use crate::{
     crash::Cause,
     deadline::Kick,
     hypervisor::Hypervisor,
     kvm,
     layout::Layout,
+    limits,
     memory::{FrozenMemory, GuestMemory},
 };
 
@@ -94,6 +97,21 @@ impl Processor {
     pub(crate) fn run(&mut self, memory: &mut GuestMemory) -> Result<Exit, Cause> {
         match self {
             Self::Kvm(processor) => processor.run(memory),
+        }
+    }
+
+    /// How many pages a rewind would restore now.
+    pub(crate) fn dirty_pages(&mut self, memory: &mut GuestMemory) -> usize {
+        match self {
+            Self::Kvm(processor) => processor.dirty_pages(memory),
+        }
+    }
+
+    /// Processor time that the guest has used, counted from any moment; reading it may take a system call.
+    pub(crate) fn clock(&self) -> Duration {
+        match self {
+            // The guest runs on the thread that asks.
+            Self::Kvm(_) => limits::thread_clock(),
         }
     }
 

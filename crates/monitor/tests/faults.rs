@@ -51,7 +51,7 @@ fn an_endless_loop_is_stopped_and_the_report_names_where() {
     let Some(function) = Function::new("faults") else { return };
     let limit = Duration::from_millis(100) * patience();
     let crash = function.boot().unwrap().invoke(&request("/loop", b""), Instant::now() + limit).unwrap_err();
-    let Cause::Timeout { limit: found, at } = crash.cause() else { panic!("{crash}") };
+    let Cause::Timeout { limit: found, at, .. } = crash.cause() else { panic!("{crash}") };
     assert!(*found <= limit, "{crash}");
     assert!(at.symbol.as_ref().is_some_and(|(name, _)| name.starts_with("faults::")), "{crash}");
     assert!(crash.usage().wall >= *found, "{:?}", crash.usage());

@@ -143,6 +143,14 @@ pub enum InvokeError {
         /// Where the machine was stopped; `None` when an accelerator operation outlasts the limit.
         source: Option<Box<Crash>>,
     },
+    /// The function used up what one invocation may have of something.
+    #[error("function {function} may not go on")]
+    UsedUp {
+        /// The function.
+        function: String,
+        /// Of what, and where its machine was stopped.
+        source: Box<Crash>,
+    },
     /// The function's machine ended.
     #[error("function {function} crashed")]
     Crashed {
@@ -188,7 +196,7 @@ impl InvokeError {
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Saturated { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Loading { .. } | Self::LoadFailed { .. } | Self::NoThread { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::TimedOut { .. } | Self::UsedUp { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Crashed { .. } | Self::BadHeader { .. } | Self::Lost { .. } => StatusCode::BAD_GATEWAY,
         }
     }
@@ -196,7 +204,12 @@ impl InvokeError {
     /// Seconds after which trying again may help.
     #[must_use]
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, Self::Saturated { .. } | Self::Loading { .. } | Self::NoThread { .. }).then_some(1)
+        match self {
+            Self::Saturated { .. } | Self::Loading { .. } | Self::NoThread { .. } => Some(1),
+            // Only another deployment mends it.
+            Self::LoadFailed { .. } => Some(30),
+            _ => None,
+        }
     }
 
     /// Whether a part of the request's body may still be on its way, so that the connection cannot go on.
@@ -208,7 +221,9 @@ impl InvokeError {
     #[must_use]
     pub fn usage(&self) -> Usage {
         match self {
-            Self::Crashed { source, .. } | Self::TimedOut { source: Some(source), .. } => source.usage(),
+            Self::Crashed { source, .. }
+            | Self::UsedUp { source, .. }
+            | Self::TimedOut { source: Some(source), .. } => source.usage(),
             _ => Usage::default(),
         }
     }
@@ -228,6 +243,7 @@ impl InvokeError {
         let function = function.to_owned();
         match Crash::cause(&crash) {
             Cause::Timeout { .. } => Self::TimedOut { function, limit, source: Some(crash) },
+            Cause::CpuTime { .. } => Self::UsedUp { function, source: crash },
             _ => Self::Crashed { function, source: crash },
         }
     }

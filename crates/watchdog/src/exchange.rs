@@ -13,6 +13,7 @@ use std::{
 use http::{HeaderName, Request, StatusCode, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use kernlet_meter::UsageRecord;
 use kernlet_monitor::{Level, Response, Usage};
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     keeper::{Keeper, Waiting},
     limit::{Permit, TimeLimit},
     log::Log,
+    metering::{self, Metering, USAGE},
     request::{self, CallId, OwnedRequest},
     response::{self, HttpResponse},
 };
@@ -38,6 +40,9 @@ pub(crate) struct Exchange {
     /// How long a client may take for a request's head, and then for its body.
     pub(crate) read_timeout: Duration,
     pub(crate) draining: AtomicBool,
+    pub(crate) metering: Metering,
+    /// Whether a gateway is at the other end, which adds up what every invocation used.
+    pub(crate) tells_gateway: bool,
 }
 
 /// The client was told by the keeper that its time is over; its connection ends without another word.
@@ -48,7 +53,8 @@ pub(crate) struct Overdue;
 /// Why a call has no response of its function.
 enum Unanswered {
     Failed(InvokeError),
-    Overdue,
+    /// And what the invocation used all the same.
+    Overdue(Usage),
 }
 
 impl From<InvokeError> for Unanswered {
@@ -66,6 +72,7 @@ impl Exchange {
         match request.uri().path() {
             "/_/health" => Ok(self.health()),
             "/_/ready" => Ok(self.ready()),
+            "/_/metrics" => Ok(self.metering.expose(&self.function)),
             _ => self.invoke(request, line).await,
         }
     }
@@ -89,18 +96,29 @@ impl Exchange {
         let (parts, body) = request.into_parts();
         let call_id = CallId::of(&parts.headers);
         let wants_timing = parts.headers.contains_key(TIMING);
+        let wants_usage = parts.headers.contains_key(USAGE);
+        let method = metering::method_name(&parts.method);
         let (mut answer, usage) = match self.call(parts, call_id.clone(), body, line).await {
             Ok(answered) => answered,
-            Err(Unanswered::Overdue) => return Err(Overdue),
+            Err(Unanswered::Overdue(usage)) => {
+                let used = metering::record(&usage);
+                self.metering.answered(method, StatusCode::GATEWAY_TIMEOUT, start.elapsed(), &used);
+                return Err(Overdue);
+            }
             Err(Unanswered::Failed(error)) => {
                 self.report(&call_id, &error);
                 (response::of_error(&error), error.usage())
             }
         };
         let took = start.elapsed();
+        let used = metering::record(&usage);
+        self.metering.answered(method, answer.status(), took, &used);
+        if wants_usage || (self.tells_gateway && used != UsageRecord::default()) {
+            response::add_usage(&mut answer, &used);
+        }
         if self.log.debugs() {
             let text = format!("{} in {took:?}, {} exits", answer.status().as_u16(), usage.exits);
-            self.log.watchdog(call_id.as_str(), Level::Debug, &text);
+            self.log.invocation(call_id.as_str(), Level::Debug, &text, &used);
         }
         response::add_measures(&mut answer, call_id, took, wants_timing.then_some(usage));
         Ok(answer)
@@ -178,14 +196,21 @@ impl Exchange {
         };
         // Before the answer: who has that may send the next request at once.
         drop(permit);
-        if line.caller.end() { Ok(answer?) } else { Err(Unanswered::Overdue) }
+        if line.caller.end() {
+            return Ok(answer?);
+        }
+        Err(Unanswered::Overdue(answer.map_or_else(|error| error.usage(), |response| response.usage)))
     }
 
     /// Logs what only this side knows; the end of a machine was logged when it happened.
     fn report(&self, call_id: &CallId, error: &InvokeError) {
-        let logged = matches!(error, InvokeError::Crashed { .. } | InvokeError::TimedOut { source: Some(_), .. });
+        let logged = matches!(
+            error,
+            InvokeError::Crashed { .. } | InvokeError::UsedUp { .. } | InvokeError::TimedOut { source: Some(_), .. }
+        );
         if error.status().is_server_error() && !logged {
-            self.log.watchdog(call_id.as_str(), Level::Error, &error.message());
+            let used = metering::record(&error.usage());
+            self.log.invocation(call_id.as_str(), Level::Error, &error.message(), &used);
         }
     }
 }

@@ -5,18 +5,21 @@ use std::{
     fs,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use kernlet_accel::{Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
-use kernlet_image::{FunctionSpec, Isolation};
-use kernlet_monitor::{Crash, Hypervisor, Level, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel};
+use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
+use kernlet_monitor::{
+    CpuBucket, Crash, Hypervisor, Level, Limits, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel,
+};
 
 use crate::{
     error::{InvokeError, WatchdogError},
     limit::{Inflight, TimeLimit},
     log::Log,
+    metering,
     pool::Pool,
     preload::Preload,
     report::CrashReport,
@@ -54,6 +57,8 @@ pub(crate) struct Shared {
     template: Mutex<Option<Held>>,
     pub(crate) isolation: Isolation,
     pub(crate) limit: TimeLimit,
+    /// Of processor and accelerator time.
+    limits: Limits,
     pub(crate) inflight: Inflight,
     pub(crate) preload: Arc<Preload>,
     pub(crate) log: Log,
@@ -125,6 +130,7 @@ impl Function {
             template: Mutex::new(template),
             isolation: config.isolation,
             limit: TimeLimit::of_function(config.exec_timeout),
+            limits: limits(config),
             preload,
             log: log.clone(),
         });
@@ -187,9 +193,13 @@ impl Shared {
         self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pristine machine. The first one takes the time that the function needs to
+    /// A pristine machine under the function's limits. The first one takes the time that the function needs to
     /// initialise; others wait for it and are made of its template.
     pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
+        Ok(self.make_machine(deadline)?.with_limits(self.limits.clone()))
+    }
+
+    fn make_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
         let mut held = self.held();
         let services = self.services.clone();
         match &mut *held {
@@ -220,7 +230,7 @@ impl Shared {
     pub(crate) fn crashed(&self, call_id: &str, limit: TimeLimit, crash: Box<Crash>) -> InvokeError {
         let report = CrashReport::of(&crash);
         let error = InvokeError::from_crash(&self.name, limit, crash);
-        self.log.watchdog(call_id, Level::Error, &error.message());
+        self.log.invocation(call_id, Level::Error, &error.message(), &metering::record(&error.usage()));
         if let Some(report) = report {
             self.log.report(call_id, &report);
         }
@@ -242,6 +252,15 @@ fn saved_template(
     match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
         Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
         Saved::Missing(destination) => (None, destination),
+    }
+}
+
+fn limits(config: &FunctionConfig) -> Limits {
+    let bounded = |time: Duration| (!time.is_zero()).then_some(time);
+    Limits {
+        cpu_time: bounded(config.cpu_time),
+        accel_time: bounded(config.accel_time),
+        share: config.cpu.limit().map(|millis| Arc::new(CpuBucket::new(millis))),
     }
 }
 

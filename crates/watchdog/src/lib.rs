@@ -21,6 +21,7 @@
 //! | `keeper` | answers that are overdue; machines that are idle for long |
 //! | `preload` | loads models before the first request |
 //! | `saved` | the template in a file |
+//! | `metering` | what requests took and used, for headers, log and `/_/metrics` |
 //! | `log` | lines of the function and of the watchdog, to standard output |
 //! | `report` | crash reports, for the log and for people |
 //! | `error` | everything that can go wrong, with its HTTP status |
@@ -34,6 +35,7 @@ mod keeper;
 mod limit;
 mod listen;
 mod log;
+mod metering;
 mod pool;
 mod preload;
 mod report;
@@ -60,12 +62,12 @@ pub use error::{InvokeError, WatchdogError};
 pub use function::{Function, Parts};
 pub use limit::{MACHINES_MAX, TimeLimit};
 pub use listen::{Listen, ListenError, ListenParseError};
-pub use log::{BACKLOG_MAX, LINES_BURST, LINES_PER_SECOND, Log};
+pub use log::{BACKLOG_MAX, Log};
 pub use pool::IDLE_MAX;
 pub use report::CrashReport;
 pub use worker::Worker;
 
-use crate::{exchange::Exchange, keeper::Keeper, server::Server};
+use crate::{exchange::Exchange, keeper::Keeper, metering::Metering, server::Server};
 
 /// How long a client may take to send the head of a request, and then its body, unless the function's
 /// environment variable `read_timeout` (of-watchdog's name) says otherwise.
@@ -111,7 +113,7 @@ fn start_log(spec: &FunctionSpec) -> Result<Log, WatchdogError> {
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(system("open standard output"))?;
     // of-watchdog's name for it.
     let debug = spec.environment.get("write_debug").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
-    Log::start(File::from(stdout), debug).map_err(system("start the log's thread"))
+    Log::start_at(File::from(stdout), debug, spec.config.log_rate).map_err(system("start the log's thread"))
 }
 
 fn serve(spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), WatchdogError> {
@@ -127,6 +129,8 @@ fn serve(spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), Watchdog
         keeper: keeper.map_err(system("start the thread that watches over requests"))?,
         read_timeout: read_timeout.map_or(READ_TIMEOUT, |GoDuration(timeout)| timeout),
         draining: AtomicBool::new(false),
+        metering: Metering::default(),
+        tells_gateway: *listen == Listen::Stdin,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start its event loop"))?;

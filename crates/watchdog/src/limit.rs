@@ -113,6 +113,11 @@ impl Inflight {
         self.permits.available_permits() == 0
     }
 
+    /// Requests that have entered and not left.
+    pub(crate) fn under_way(&self) -> usize {
+        self.limit.saturating_sub(self.permits.available_permits())
+    }
+
     /// Why a request cannot enter.
     pub(crate) fn saturated(&self) -> InvokeError {
         let raise = if self.limit < MACHINES_MAX {

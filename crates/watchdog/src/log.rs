@@ -11,16 +11,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use kernlet_image::FunctionConfig;
+use kernlet_meter::UsageRecord;
 use kernlet_monitor::{Level, LogSink};
 use serde::Serialize;
 
 use crate::report::CrashReport;
 
-/// Log lines a function may write in one second, on average.
-pub const LINES_PER_SECOND: u32 = 500;
-
-/// Log lines a function may write at once.
-pub const LINES_BURST: u32 = 2_000;
+/// How many times its lines of a second a function may write at once.
+const BURST: u32 = 4;
 
 /// Most bytes of lines that wait for the reader of the log.
 pub const BACKLOG_MAX: usize = 1024 * 1024;
@@ -62,17 +61,28 @@ struct Line<'a> {
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<&'a CrashReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<&'a UsageRecord>,
 }
 
 impl Log {
-    /// Starts a log that writes to `to`, on a thread of its own. With `debug`, the watchdog's own debug
-    /// lines are written as well.
+    /// Starts a log that takes the usual number of lines: [`Self::start_at`] says the rest.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn start(to: impl Write + Send + 'static, debug: bool) -> Result<Self, std::io::Error> {
+        Self::start_at(to, debug, FunctionConfig::default().log_rate)
+    }
+
+    /// Starts a log that writes to `to`, on a thread of its own. With `debug`, the watchdog's own debug
+    /// lines are written as well. The function's machines may write `rate` lines a second, zero for any number, and
+    /// four times as many at once.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start_at(to: impl Write + Send + 'static, debug: bool, rate: u32) -> Result<Self, std::io::Error> {
         let inner = Arc::new(Inner {
-            backlog: Mutex::new(Backlog::new()),
+            backlog: Mutex::new(Backlog::new(rate)),
             added: Condvar::new(),
             written: Condvar::new(),
             debug,
@@ -89,9 +99,16 @@ impl Log {
         }
     }
 
+    /// Adds a line of the watchdog's own about an invocation, with what it used.
+    pub(crate) fn invocation(&self, call_id: &str, level: Level, text: &str, used: &UsageRecord) {
+        if level <= Level::Info || self.inner.debug {
+            self.inner.add_encoded(&encode_line("watchdog", call_id, level, text, None, Some(used)));
+        }
+    }
+
     /// Adds a crash report, on a line of its own: whoever cuts it has the crash's cause whole on the line before.
     pub(crate) fn report(&self, call_id: &str, report: &CrashReport) {
-        let line = encode_line("watchdog", call_id, Level::Error, &report.summary(), Some(report));
+        let line = encode_line("watchdog", call_id, Level::Error, &report.summary(), Some(report), None);
         self.inner.add_encoded(&line);
     }
 
@@ -185,12 +202,12 @@ impl Inner {
 }
 
 impl Backlog {
-    fn new() -> Self {
+    fn new(rate: u32) -> Self {
         Self {
             bytes: Vec::new(),
             writing: false,
             closed: false,
-            bucket: Bucket::full(),
+            bucket: Bucket::full(rate),
             over_rate: 0,
             over_backlog: 0,
             reported: None,
@@ -222,12 +239,12 @@ impl Backlog {
         self.reported = Some(now);
         let (rate, backlog) = (mem::take(&mut self.over_rate), mem::take(&mut self.over_backlog));
         let text = match (rate, backlog) {
-            (rate, 0) => format!("{rate} log lines dropped: {}", over_rate()),
+            (rate, 0) => format!("{rate} log lines dropped: {}", self.bucket.over()),
             (0, backlog) => format!("{backlog} log lines dropped: {}", over_backlog()),
             (rate, backlog) => format!(
                 "{} log lines dropped: {rate} because {}; {backlog} because {}",
                 rate + backlog,
-                over_rate(),
+                self.bucket.over(),
                 over_backlog()
             ),
         };
@@ -235,42 +252,56 @@ impl Backlog {
     }
 }
 
-fn over_rate() -> String {
-    format!("the function writes more than {LINES_PER_SECOND} a second (log less)")
-}
-
 fn over_backlog() -> String {
     format!("{BACKLOG_MAX} bytes of them wait for the log's reader (is it stopped?)")
 }
 
 fn encode(source: &'static str, call_id: &str, level: Level, text: &str) -> Vec<u8> {
-    encode_line(source, call_id, level, text, None)
+    encode_line(source, call_id, level, text, None, None)
 }
 
-fn encode_line(source: &'static str, call_id: &str, level: Level, text: &str, report: Option<&CrashReport>) -> Vec<u8> {
+fn encode_line(
+    source: &'static str,
+    call_id: &str,
+    level: Level,
+    text: &str,
+    report: Option<&CrashReport>,
+    usage: Option<&UsageRecord>,
+) -> Vec<u8> {
     let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-    let line = Line { timestamp, level: level.name(), source, call_id, text, report };
+    let line = Line { timestamp, level: level.name(), source, call_id, text, report, usage };
     // Strings always encode; an empty line would be skipped by every reader.
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
 
-/// A token bucket of [`LINES_BURST`] lines, refilled with [`LINES_PER_SECOND`].
+/// A token bucket of lines, refilled with so many a second.
 struct Bucket {
+    rate: u32,
     lines: f64,
     refilled: Option<Instant>,
 }
 
 impl Bucket {
-    fn full() -> Self {
-        Self { lines: f64::from(LINES_BURST), refilled: None }
+    fn full(rate: u32) -> Self {
+        Self { rate, lines: f64::from(rate) * f64::from(BURST), refilled: None }
+    }
+
+    /// What a report of dropped lines says of the rate.
+    fn over(&self) -> String {
+        let rate = self.rate;
+        format!("the function writes more than {rate} a second (log less, or raise dev.kernlet.limits.log-rate)")
     }
 
     fn take(&mut self, now: Instant) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let rate = f64::from(self.rate);
         let since = self.refilled.map_or(Duration::ZERO, |refilled| now.saturating_duration_since(refilled));
         self.refilled = Some(now);
-        self.lines = (self.lines + since.as_secs_f64() * f64::from(LINES_PER_SECOND)).min(f64::from(LINES_BURST));
+        self.lines = (self.lines + since.as_secs_f64() * rate).min(rate * f64::from(BURST));
         if self.lines < 1.0 {
             return false;
         }
@@ -343,32 +374,47 @@ mod tests {
         let (taken, all_taken) = channel();
         let (started, _unused) = channel();
         let (_, go) = channel();
-        let log = Log::start(Blocked { started, go, taken }, false).unwrap();
-        for _ in 0..LINES_BURST * 3 {
+        const WRITTEN: u32 = 1200;
+        let log = Log::start_at(Blocked { started, go, taken }, false, 100).unwrap();
+        for _ in 0..WRITTEN {
             LogSink::line(&log, "id", Level::Info, "again");
         }
         log.flush(Duration::from_secs(60));
         let written = lines(&all_taken.try_iter().flatten().collect::<Vec<u8>>());
         let kept = written.iter().filter(|line| line["source"] == "function").count();
-        let burst = LINES_BURST as usize;
-        assert!((burst..burst * 2).contains(&kept), "{kept}");
+        assert!((400..1200).contains(&kept), "{kept}");
+        assert!(written.iter().any(|line| line["text"].as_str().unwrap().contains("limits.log-rate")), "{written:?}");
         let dropped: u64 = written
             .iter()
             .filter(|line| line["source"] == "watchdog")
             .map(|line| line["text"].as_str().unwrap().split(' ').next().unwrap().parse::<u64>().unwrap())
             .sum();
-        assert_eq!(dropped + kept as u64, u64::from(LINES_BURST) * 3);
+        assert_eq!(dropped + kept as u64, u64::from(WRITTEN));
     }
 
     #[test]
     fn the_bucket_refills_at_its_rate_and_never_above_its_burst() {
         let start = Instant::now();
-        let mut bucket = Bucket::full();
-        assert_eq!((0..LINES_BURST * 2).filter(|_| bucket.take(start)).count(), LINES_BURST as usize);
+        let mut bucket = Bucket::full(500);
+        assert_eq!((0..4000).filter(|_| bucket.take(start)).count(), 2000);
         let later = start + Duration::from_secs(1);
-        assert_eq!((0..LINES_BURST).filter(|_| bucket.take(later)).count(), LINES_PER_SECOND as usize);
+        assert_eq!((0..2000).filter(|_| bucket.take(later)).count(), 500);
         let much_later = later + Duration::from_secs(3600);
-        assert_eq!((0..LINES_BURST * 2).filter(|_| bucket.take(much_later)).count(), LINES_BURST as usize);
+        assert_eq!((0..4000).filter(|_| bucket.take(much_later)).count(), 2000);
+    }
+
+    #[test]
+    fn a_function_without_a_rate_may_write_any_number_of_lines() {
+        let (now, mut bucket) = (Instant::now(), Bucket::full(0));
+        assert!((0..100_000).all(|_| bucket.take(now)));
+    }
+
+    #[test]
+    fn a_line_about_an_invocation_says_what_it_used() {
+        let used = UsageRecord { cpu: 7, exits: 1, ..UsageRecord::default() };
+        let line = &lines(&encode_line("watchdog", "c", Level::Debug, "200", None, Some(&used)))[0];
+        assert_eq!((&line["usage"]["cpu"], &line["usage"]["exits"]), (&7.into(), &1.into()));
+        assert!(lines(&encode("watchdog", "c", Level::Info, "x"))[0].get("usage").is_none());
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl Pool {
         Arc::new(Self { shared, idle: Mutex::new(Idle::new()), settled: Condvar::new(), cheap_moves })
     }
 
+    /// Machines that wait for a request, or will in a moment.
+    pub(crate) fn idle(&self) -> usize {
+        let idle = self.lock();
+        idle.len() + idle.settling
+    }
+
     /// A machine for a request that has been let in; one that has none yet boots it.
     pub(crate) fn take(&self) -> Worker {
         let thread = thread::current().id();

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::Full;
+use kernlet_meter::UsageRecord;
 use kernlet_monitor::Usage;
 
 use crate::{
     error::InvokeError,
+    metering::USAGE,
     request::{CALL_ID, CallId, HOP_BY_HOP},
 };
 
@@ -63,7 +65,7 @@ fn has_no_body(status: StatusCode) -> bool {
 
 /// Whether a field is not the function's to write.
 fn is_ours(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name) || [header::CONTENT_LENGTH, CALL_ID, DURATION, INTERNAL].contains(name)
+    HOP_BY_HOP.contains(name) || [header::CONTENT_LENGTH, CALL_ID, DURATION, INTERNAL, USAGE].contains(name)
 }
 
 /// The watchdog's own answer: one line of text.
@@ -73,6 +75,9 @@ pub(crate) fn own(status: StatusCode, text: &str) -> HttpResponse {
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(INTERNAL, HeaderValue::from_static("watchdog"));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        headers.insert(header::RETRY_AFTER, 1.into());
+    }
     answer
 }
 
@@ -121,6 +126,13 @@ pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: CallId, took: Dur
     }
 }
 
+/// Adds what the invocation used.
+pub(crate) fn add_usage(answer: &mut HttpResponse, used: &UsageRecord) {
+    if let Ok(record) = HeaderValue::try_from(used.to_string()) {
+        answer.headers_mut().insert(USAGE, record);
+    }
+}
+
 /// Each part's own time, in milliseconds: what the next part took is not in it.
 fn server_timing(took: Duration, usage: Usage) -> String {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -166,6 +178,7 @@ mod tests {
             "X-Call-Id",
             "X-Duration-Seconds",
             "X-OpenFaaS-Internal",
+            "X-Kernlet-Usage",
         ]
         .map(|name| (name, &b"1"[..]))
         .into();
@@ -211,9 +224,31 @@ mod tests {
     }
 
     #[test]
+    fn every_answer_that_waiting_may_mend_says_when_to_come_back() {
+        let function = || "f".to_owned();
+        let all = [
+            InvokeError::Saturated { function: function(), limit: 1, raise: "max_inflight" },
+            InvokeError::Loading { function: function() },
+            InvokeError::LoadFailed { function: function(), why: String::new() },
+            InvokeError::NoThread { function: function(), source: std::io::ErrorKind::WouldBlock.into() },
+            InvokeError::Lost { function: function() },
+            InvokeError::BodyTooLarge { function: function(), size: None, limit: 1 },
+        ];
+        let own_words = own(StatusCode::SERVICE_UNAVAILABLE, "shutting down");
+        for answer in all.iter().map(of_error).chain([own_words]) {
+            let mendable = matches!(answer.status().as_u16(), 429 | 503);
+            assert_eq!(answer.headers().contains_key("retry-after"), mendable, "{answer:?}");
+        }
+    }
+
+    #[test]
     fn times_are_each_parts_own_and_add_up() {
-        let usage =
-            Usage { wall: Duration::from_micros(3500), accel: Duration::from_micros(3000), exits: 7, bytes_copied: 0 };
+        let usage = Usage {
+            wall: Duration::from_micros(3500),
+            accel: Duration::from_micros(3000),
+            exits: 7,
+            ..Usage::default()
+        };
         let text = server_timing(Duration::from_millis(4), usage);
         assert_eq!(text, "watchdog;dur=0.500, guest;dur=0.500, accel;dur=3.000, exits;desc=\"7\"");
         let mut answer = own(StatusCode::OK, "OK");

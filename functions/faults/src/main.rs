@@ -16,7 +16,7 @@ use core::{
     time::Duration,
 };
 
-use kernlet_guest::{Request, Response, clock, entropy, function, log};
+use kernlet_guest::{Request, Response, accel, clock, entropy, function, log};
 
 function!(misbehave);
 
@@ -28,7 +28,7 @@ const PATHS: &str = "\
 /count /log/TEXT /log-and-loop/TEXT /log-flood/LINES /size/BYTES /status/CODE
 /bad-header /split-header /forged-headers
 /panic /oom /one-huge-allocation /stack-overflow /loop /hypercall-flood
-/spin/MILLISECONDS /digest
+/spin/MILLISECONDS /burn/MILLIONS /noop /digest
 /instruction/NAME /hypercall/NAME /scribble /keep /find/BYTE /entropy
 ";
 
@@ -46,6 +46,11 @@ fn misbehave(request: &Request) -> Response<'_> {
         "log-flood" => flood(number(detail)),
         "size" => Response::new(200).body(vec![b'x'; number(detail)]),
         "status" => Response::new(u16::try_from(number(detail)).unwrap_or(u16::MAX)).body("a body"),
+        "burn" => burn(number(detail)),
+        "noop" => match accel::noop() {
+            Ok(()) => Response::new(200),
+            Err(error) => Response::new(500).body(format!("{error}")),
+        },
         "bad-header" => Response::new(200).header("not a name", "value"),
         "split-header" => Response::new(200).header("X-Split", "a\r\nSet-Cookie: stolen"),
         "forged-headers" => forged_headers(),
@@ -97,6 +102,14 @@ fn forged_headers() -> Response<'static> {
         response = response.header(name, value);
     }
     response
+}
+
+/// Does nothing so many million times: processor time and no exit.
+fn burn(millions: usize) -> Response<'static> {
+    for step in 0..millions * 1_000_000 {
+        black_box(step);
+    }
+    Response::new(200)
 }
 
 /// Leaves copies of the body in the heap.

@@ -163,7 +163,7 @@ fn build_images(root: &Path, home: &Home) -> anyhow::Result<()> {
 async fn start_platform(home: &Home) -> anyhow::Result<Platform> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
     let listen = if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    up::start_gateway(home, listen).await
+    up::start_gateway(home, listen, None).await
 }
 
 async fn show(platform: &Platform, home: &Home, picture: &Picture, keep: bool) -> anyhow::Result<()> {

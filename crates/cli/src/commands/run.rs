@@ -173,8 +173,13 @@ fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
         }
     }
     let environment: BTreeMap<String, String> = args.env.iter().cloned().collect();
-    let overrides =
-        Overrides { labels: &nothing, annotations: &annotations, environment: &environment, memory_limit: None };
+    let overrides = Overrides {
+        labels: &nothing,
+        annotations: &annotations,
+        environment: &environment,
+        memory_limit: None,
+        cpu_limit: None,
+    };
     Ok(FunctionSpec {
         name: "run".parse().context("a function cannot be called run")?,
         namespace: kernlet_image::Namespace::default(),

@@ -2,6 +2,7 @@
 //! Called by people, by service managers and by the end-to-end tests. It never forks into the background.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 
 use anyhow::Context as _;
 use kernlet_gateway::{Config, Gateway};
@@ -27,6 +28,10 @@ pub(crate) struct Args {
     /// Address to serve OpenFaaS's API and the functions on; port 0 takes a free one
     #[arg(long, short, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Most invocations at the same time, over all functions; more get 503, those of functions above their fair
+    /// share first. Without it, as many as suit this machine
+    #[arg(long, value_name = "NUMBER", env = "KERNLET_MAX_INFLIGHT")]
+    max_inflight: Option<NonZero<usize>>,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
@@ -34,7 +39,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let home = context.home()?;
     runtime()?.block_on(async {
         let mut signals = StopSignals::new()?;
-        let gateway = start_gateway(&home, args.listen).await?;
+        let gateway = start_gateway(&home, args.listen, args.max_inflight).await?;
         output::line(&banner(gateway.address(), &home, context))?;
         signals.next().await;
         output::note("stopping; once more stops at once");
@@ -49,10 +54,14 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Starts a gateway in this process, which starts this very program as its functions' watchdogs.
-pub(super) async fn start_gateway(home: &Home, listen: SocketAddr) -> anyhow::Result<Gateway> {
+pub(super) async fn start_gateway(
+    home: &Home,
+    listen: SocketAddr,
+    max_inflight: Option<NonZero<usize>>,
+) -> anyhow::Result<Gateway> {
     let program =
         std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
-    let config = Config { home: home.path().to_path_buf(), listen, program };
+    let config = Config { home: home.path().to_path_buf(), listen, program, max_inflight };
     Gateway::start(config).await.context("cannot start the gateway")
 }
 

@@ -29,6 +29,7 @@ async fn a_deployment_of_faas_cli_is_accepted_and_described_letter_for_letter() 
     assert_eq!(status["readOnlyRootFilesystem"], true);
     assert_eq!(status["replicas"], 1);
     assert_eq!(status["invocationCount"], 0);
+    assert!(status["usage"]["totalMemoryBytes"].as_u64().unwrap() > 0, "{status}");
     assert!(status["createdAt"].as_str().unwrap().ends_with('Z'));
 
     let list = platform.client.get("/system/functions?namespace=openfaas-fn").await.json();

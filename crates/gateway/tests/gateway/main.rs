@@ -7,6 +7,7 @@ mod auth;
 mod invoke;
 mod lifecycle;
 mod logs;
+mod overload;
 mod standin;
 mod start;
 mod support;

@@ -117,6 +117,9 @@ async fn answer(spec: Arc<FunctionSpec>, request: Request<Incoming>) -> Result<R
             std::process::exit(7);
         }
         "/refuse" => reply(413).header("x-openfaas-internal", "watchdog").body(whole("too large for me")),
+        "/used" => reply(200)
+            .header("x-kernlet-usage", "wall=5000000, cpu=3000000, accel=1000000, exits=2, pages=3, in=4, out=5")
+            .body(empty),
         "/never" => std::future::pending().await,
         "/redirect" => reply(302).header("location", "/elsewhere").body(empty),
         "/no-type" => reply(200).body(whole("x")),

@@ -8,6 +8,7 @@ use kernlet_gateway::{Config, Gateway};
 use kernlet_image::{ImageParts, Store};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -42,7 +43,20 @@ impl Platform {
     }
 
     pub(crate) async fn start_in(home: TempDir) -> Platform {
-        let gateway = Gateway::start(config(home.path())).await.unwrap();
+        let config = config(home.path());
+        Platform::start_as(config, home).await
+    }
+
+    /// One that works on so many invocations at once.
+    pub(crate) async fn start_with_seats(seats: usize) -> Platform {
+        let home = tempfile::tempdir().unwrap();
+        add_image(home.path(), "echo:latest");
+        let config = Config { max_inflight: NonZero::new(seats), ..config(home.path()) };
+        Platform::start_as(config, home).await
+    }
+
+    async fn start_as(config: Config, home: TempDir) -> Platform {
+        let gateway = Gateway::start(config).await.unwrap();
         let client = Client::new(gateway.address(), home.path());
         Platform { gateway, client, home }
     }
@@ -56,7 +70,8 @@ impl Platform {
 
 /// A configuration whose watchdogs are stand-ins.
 pub(crate) fn config(home: &Path) -> Config {
-    Config { home: home.to_owned(), listen: "127.0.0.1:0".parse().unwrap(), program: crate::standin::program(home) }
+    let program = crate::standin::program(home);
+    Config { home: home.to_owned(), listen: "127.0.0.1:0".parse().unwrap(), program, max_inflight: None }
 }
 
 /// Puts an image into a home's store. The gateway never reads the kernel, so any bytes will do.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use kernlet_image::{ByteSize, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides};
+use kernlet_image::{ByteSize, CpuShare, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides};
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -22,6 +22,8 @@ fn what_an_image_leaves_out_has_its_default() {
     assert_eq!(config.max_inflight, 16);
     assert_eq!(config.exec_timeout, Duration::from_secs(30));
     assert_eq!(config.isolation, Isolation::Rewind);
+    assert_eq!((config.cpu.limit(), config.cpu_time, config.accel_time), (None, Duration::ZERO, Duration::ZERO));
+    assert_eq!(config.log_rate, 500);
 }
 
 #[test]
@@ -35,6 +37,10 @@ fn an_image_can_say_everything() {
         ("dev.kernlet.limits.response", "2M"),
         ("dev.kernlet.limits.inflight", "0"),
         ("dev.kernlet.limits.timeout", "1m30s"),
+        ("dev.kernlet.limits.cpu", "500m"),
+        ("dev.kernlet.limits.cpu-time", "250ms"),
+        ("dev.kernlet.limits.accel-time", "2s"),
+        ("dev.kernlet.limits.log-rate", "20"),
         ("dev.kernlet.accel.operations", "sgemm, noop"),
     ]))
     .unwrap();
@@ -44,6 +50,10 @@ fn an_image_can_say_everything() {
     assert_eq!(config.response_limit.bytes(), 2_000_000);
     assert_eq!(config.max_inflight, 0);
     assert_eq!(config.exec_timeout, Duration::from_secs(90));
+    assert_eq!(config.cpu, CpuShare::millis(500));
+    assert_eq!(config.cpu_time, Duration::from_millis(250));
+    assert_eq!(config.accel_time, Duration::from_secs(2));
+    assert_eq!(config.log_rate, 20);
     assert_eq!(Vec::from_iter(&config.operations), ["noop", "sgemm"]);
 }
 
@@ -54,17 +64,25 @@ fn every_bad_value_is_reported_not_only_the_first() {
         ("dev.kernlet.isolation", "clean"),
         ("dev.kernlet.limits.inflight", "-1"),
         ("dev.kernlet.limits.timeout", "soon"),
+        ("dev.kernlet.limits.cpu", "half"),
+        ("dev.kernlet.limits.cpu-time", "-1s"),
+        ("dev.kernlet.limits.accel-time", "1 minute"),
+        ("dev.kernlet.limits.log-rate", "1.5"),
         ("dev.kernlet.memroy", "1Mi"),
         ("dev.kernlet.abi", "7"),
         ("dev.kernlet.machine", "toaster"),
         ("dev.kernlet.accel.operations", "a b"),
     ]);
     let said = |text: &str| assert!(found.iter().any(|problem| problem.contains(text)), "{text} in {found:#?}");
-    assert_eq!(found.len(), 8);
+    assert_eq!(found.len(), 12);
     said("dev.kernlet.memory: \"12Q\" is not a size; write it as 32Mi");
     said("dev.kernlet.isolation: \"clean\" is not an isolation mode: use rewind, fresh or reuse");
     said("dev.kernlet.limits.inflight: \"-1\" is not a number of requests");
     said("dev.kernlet.limits.timeout: \"soon\" is not a duration; write it as 30s");
+    said("dev.kernlet.limits.cpu: \"half\" is not a share of processors; write it as 500m");
+    said("dev.kernlet.limits.cpu-time: \"-1s\" is negative");
+    said("dev.kernlet.limits.accel-time: \"1 minute\" is not a duration");
+    said("dev.kernlet.limits.log-rate: \"1.5\" is not a number of log lines a second; write it as 500");
     said("dev.kernlet.memroy is unknown; known are dev.kernlet.abi, ");
     said("dev.kernlet.abi: \"7\" is another version");
     said("dev.kernlet.machine: \"toaster\" is not a machine type");
@@ -91,10 +109,16 @@ fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations
     .unwrap();
     let config = image
         .overridden_by(&Overrides {
-            labels: &map(&[("dev.kernlet.memory", "20Mi"), ("dev.kernlet.limits.timeout", "1s"), ("app", "x")]),
+            labels: &map(&[
+                ("dev.kernlet.memory", "20Mi"),
+                ("dev.kernlet.limits.timeout", "1s"),
+                ("dev.kernlet.limits.cpu", "2"),
+                ("app", "x"),
+            ]),
             annotations: &map(&[("dev.kernlet.memory", "24Mi"), ("dev.kernlet.isolation", "fresh"), ("topic", "x")]),
             environment: &map(&[("exec_timeout", "10"), ("max_inflight", "2"), ("OTHER", "12Q")]),
             memory_limit: Some("48Mi"),
+            cpu_limit: Some("1.5"),
         })
         .unwrap();
     assert_eq!(config.request_limit, ByteSize::mebibytes(1));
@@ -102,6 +126,7 @@ fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations
     assert_eq!(config.memory, ByteSize::mebibytes(48));
     assert_eq!(config.exec_timeout, Duration::from_secs(10));
     assert_eq!(config.max_inflight, 2);
+    assert_eq!(config.cpu, CpuShare::millis(1500));
 }
 
 #[test]
@@ -112,10 +137,11 @@ fn a_bad_override_is_reported_under_the_name_its_author_used() {
             annotations: &map(&[]),
             environment: &map(&[("exec_timeout", "x"), ("max_inflight", "many")]),
             memory_limit: Some("100m"),
+            cpu_limit: Some("64Mi"),
         })
         .unwrap_err();
     let starts: Vec<&str> = error.problems().iter().filter_map(|problem| problem.split(':').next()).collect();
-    assert_eq!(starts, ["dev.kernlet.limits.request", "exec_timeout", "max_inflight", "limits.memory"]);
+    assert_eq!(starts, ["dev.kernlet.limits.request", "exec_timeout", "max_inflight", "limits.memory", "limits.cpu"]);
     assert!(error.to_string().contains("; "));
 }
 
@@ -139,4 +165,20 @@ fn a_specification_survives_its_way_to_the_watchdog() {
     );
     assert_eq!(serde_json::from_str::<FunctionSpec>(&text).unwrap(), spec);
     assert!(serde_json::from_str::<FunctionSpec>(&text.replace("\"echo\"", "\"Echo\"")).is_err());
+}
+
+#[test]
+fn a_deployment_stored_before_a_limit_existed_has_its_default() {
+    let stored = r#"{"memory":"64Mi","isolation":"rewind","request_limit":"1Mi","response_limit":"1Mi",
+        "max_inflight":4,"exec_timeout":"10s","operations":[]}"#;
+    let config: FunctionConfig = serde_json::from_str(stored).unwrap();
+    let expected = FunctionConfig {
+        memory: ByteSize::mebibytes(64),
+        request_limit: ByteSize::mebibytes(1),
+        response_limit: ByteSize::mebibytes(1),
+        max_inflight: 4,
+        exec_timeout: Duration::from_secs(10),
+        ..FunctionConfig::default()
+    };
+    assert_eq!(config, expected);
 }

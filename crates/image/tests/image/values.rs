@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kernlet_image::{ByteSize, FunctionName, GoDuration, Namespace, Reference};
+use kernlet_image::{ByteSize, CpuShare, FunctionName, GoDuration, Namespace, Reference};
 use proptest::prelude::*;
 
 fn size(text: &str) -> u64 {
@@ -153,6 +153,35 @@ fn what_does_not_name_an_image_is_refused_saying_why() {
     assert!(message::<Reference>("a@sha256:00").contains("digest"));
 }
 
+#[test]
+fn shares_of_processors_are_kubernetes_quantities() {
+    for (text, millis) in
+        [("1m", 1), ("500m", 500), ("2500m", 2500), ("2", 2000), ("1.5", 1500), ("0.001", 1), ("0.2500", 250)]
+    {
+        assert_eq!(text.parse::<CpuShare>().unwrap().limit(), Some(millis), "{text}");
+    }
+    for text in ["0", "0m", "0.0"] {
+        assert_eq!(text.parse::<CpuShare>().unwrap().limit(), None, "{text}");
+    }
+    for (text, says) in [
+        ("", "500m"),
+        ("m", "500m"),
+        ("half", "500m"),
+        ("-1", "500m"),
+        ("+1", "500m"),
+        ("1.", "500m"),
+        (".5", "500m"),
+        ("1.5m", "500m"),
+        ("64Mi", "500m"),
+        ("1 ", "500m"),
+        ("0.0001", "finer"),
+        ("100001", "more than 100000 processors"),
+        ("99999999999999999999", "more than 100000 processors"),
+    ] {
+        assert!(message::<CpuShare>(text).contains(says), "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn every_size_is_read_back_as_it_was_written(bytes: u64) {
@@ -163,6 +192,12 @@ proptest! {
     fn every_round_size_is_read_back_as_it_was_written(count in 0..1u64 << 20, shift in 0..44u32) {
         let bytes = count << shift;
         prop_assert_eq!(size(&ByteSize::new(bytes).to_string()), bytes);
+    }
+
+    #[test]
+    fn every_share_of_processors_is_read_back_as_it_was_written(millis in 0..100_000_000_u32) {
+        let share = CpuShare::millis(millis);
+        prop_assert_eq!(share.to_string().parse::<CpuShare>().unwrap(), share);
     }
 
     #[test]
@@ -193,6 +228,9 @@ proptest! {
     fn no_text_makes_a_parser_panic_and_what_is_accepted_is_stable(text in "\\PC{0,24}|[0-9.kKMGTinumsh:/_@+-]{0,24}") {
         if let Ok(size) = text.parse::<ByteSize>() {
             prop_assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
+        }
+        if let Ok(share) = text.parse::<CpuShare>() {
+            prop_assert_eq!(share.to_string().parse::<CpuShare>().unwrap(), share);
         }
         if let Ok(duration) = text.parse::<GoDuration>() {
             prop_assert_eq!(duration.to_string().parse::<GoDuration>().unwrap(), duration);

@@ -173,6 +173,12 @@ impl Processor {
         state.restore(&mut self.vcpu)
     }
 
+    /// How many pages a rewind would restore now.
+    pub(crate) fn dirty_pages(&mut self, memory: &mut GuestMemory) -> usize {
+        self.collect_dirty(memory);
+        memory.dirty().pages().len()
+    }
+
     /// Which of its registers differ from the template's, if any do. Where the guest loads its vector registers when
     /// it is resumed, it does so here as it would for a request, and no further.
     pub(crate) fn first_difference(

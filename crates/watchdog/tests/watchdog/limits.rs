@@ -1,6 +1,8 @@
 //! No request gets more than its function's limits allow.
 
-use crate::support::{Answer, Client, Deployment, Watchdog, kvm};
+use std::time::{Duration, Instant};
+
+use crate::support::{Answer, Client, Deployment, Watchdog, kvm, usage};
 
 /// A request that occupies a machine until its time is over.
 fn occupy(watchdog: &Watchdog, mark: &str) -> Client {
@@ -67,6 +69,101 @@ fn no_more_requests_than_allowed_are_under_way() {
     }
     assert_eq!(watchdog.get("/_/ready").status, 200);
     assert_eq!(watchdog.get("/count").status, 200);
+}
+
+#[test]
+fn a_function_that_uses_up_its_processor_time_is_stopped_and_serves_the_next_request() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults().with(|config| config.cpu_time = Duration::from_millis(50)).serve();
+    let answer = watchdog.request("GET", "/loop", "X-Call-Id: spent\r\nX-Kernlet-Usage: 1\r\n", b"");
+    assert_says(&answer, 504, &["faults", "50ms of processor time", "dev.kernlet.limits.cpu-time", "stopped at"]);
+    assert!(usage(&answer, "cpu") >= 50_000_000, "{answer:?}");
+    let logged = watchdog.log_line(|line| line["source"] == "watchdog" && line["call_id"] == "spent");
+    assert_eq!(logged["level"], "error");
+    assert!(logged["usage"]["cpu"].as_u64().unwrap() >= 50_000_000, "{logged}");
+    // Many short runs count like a long one.
+    let calls = watchdog.get("/log-flood/1000000");
+    assert_says(&calls, 504, &["processor time"]);
+    assert_eq!(watchdog.get("/count").text(), "1", "a new machine");
+}
+
+#[test]
+fn a_function_gets_no_more_than_its_share_of_the_processors() {
+    if !kvm() {
+        return;
+    }
+    // A fifth of a processor: 20 ms in each tenth of a second.
+    let watchdog = Deployment::faults().with(|config| config.cpu = "200m".parse().unwrap()).serve();
+    let (mut clients, start) = ([watchdog.connect(), watchdog.connect()], Instant::now());
+    for client in &mut clients {
+        client.request("GET", "/burn/60", "X-Kernlet-Usage: 1\r\n", b"");
+    }
+    let used: u64 = clients.iter_mut().map(|client| usage(&client.answer("GET"), "cpu")).sum();
+    let took = u64::try_from(start.elapsed().as_nanos()).unwrap();
+    assert!(used > 30_000_000, "the test uses more than one burst: {used}");
+    // A burst, and what each machine may take before it is looked at, are allowed beyond the share.
+    assert!(used <= took / 5 + 20_000_000 + 2 * 15_000_000, "{used} ns in {took} ns");
+    assert_eq!(watchdog.get("/count").status, 200);
+}
+
+#[test]
+fn who_runs_out_of_time_while_paused_is_told_of_the_share() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults().with(|config| config.cpu = "10m".parse().unwrap()).serve();
+    let answer = watchdog.request("GET", "/loop", "X-Timeout: 300ms\r\n", b"");
+    assert_says(&answer, 504, &["X-Timeout", "paused by its share of the processors", "dev.kernlet.limits.cpu"]);
+}
+
+#[test]
+fn an_invocation_that_used_up_its_accelerator_time_is_told_by_which_limit() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults().with(|config| config.accel_time = Duration::from_nanos(1)).serve();
+    let refused = watchdog.get("/noop");
+    assert_eq!(refused.status, 500, "the function passes the error on");
+    assert!(refused.text().contains("1ns of accelerator time (raise dev.kernlet.limits.accel-time)"), "{refused:?}");
+    let generous = Deployment::faults().with(|config| config.accel_time = Duration::from_secs(60)).serve();
+    assert_eq!(generous.get("/noop").status, 200);
+}
+
+#[test]
+fn a_functions_log_is_cut_to_the_rate_that_it_was_given() {
+    if !kvm() {
+        return;
+    }
+    let mut watchdog = Deployment::faults().with(|config| config.log_rate = 5).serve();
+    assert_eq!(watchdog.get("/log-flood/300").status, 200);
+    watchdog.signal(rustix::process::Signal::TERM);
+    watchdog.wait();
+    let lines = watchdog.rest_of_log();
+    let kept = lines.iter().filter(|line| line["source"] == "function").count();
+    assert!((20..300).contains(&kept), "{kept}");
+    let report = lines.iter().find(|line| line["text"].as_str().unwrap().contains("log lines dropped")).unwrap();
+    assert!(report["text"].as_str().unwrap().contains("more than 5 a second"), "{report}");
+}
+
+#[test]
+fn every_refusal_of_a_full_function_says_when_to_come_back() {
+    if !kvm() {
+        return;
+    }
+    let watchdog = Deployment::faults()
+        .with(|config| {
+            config.max_inflight = 1;
+            config.exec_timeout = Duration::from_secs(5);
+        })
+        .serve();
+    let mut occupied = occupy(&watchdog, "busy");
+    for path in ["/count", "/_/ready"] {
+        let refused = watchdog.get(path);
+        assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{path}");
+    }
+    assert_eq!(occupied.answer("GET").status, 504);
 }
 
 #[test]

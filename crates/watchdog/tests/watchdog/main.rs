@@ -8,6 +8,7 @@ mod faults;
 mod in_process;
 mod invocation;
 mod limits;
+mod metering;
 mod process;
 mod support;
 mod templates;

@@ -54,6 +54,7 @@ fn while_it_drains_the_watchdog_is_neither_ready_nor_healthy() {
         let answer = client.answer("GET");
         assert_eq!(answer.status, 503);
         assert!(answer.text().contains("shutting down"), "{}", answer.text());
+        assert_eq!(answer.header("retry-after"), Some("1"));
     }
     assert!(watchdog.wait().success());
 }

@@ -263,6 +263,14 @@ impl Answer {
     }
 }
 
+/// A number of the record of what an invocation used.
+pub(crate) fn usage(answer: &Answer, field: &str) -> u64 {
+    let record = answer.header("x-kernlet-usage").unwrap_or_else(|| panic!("no record: {answer:?}"));
+    let fields = record.split(", ").filter_map(|pair| pair.split_once('='));
+    let found = fields.into_iter().find(|(name, _)| *name == field);
+    found.unwrap_or_else(|| panic!("{field} is not in {record}")).1.parse().unwrap()
+}
+
 impl Client {
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
