@@ -12,6 +12,7 @@ mod admission;
 mod answer;
 mod auth;
 mod body;
+mod confine;
 mod crowd;
 mod deploy;
 mod event_loop;
@@ -41,8 +42,10 @@ pub use state::StateError;
 
 use admission::Admission;
 use auth::Credentials;
+use confine::Confinement;
 use event_loop::EventLoops;
 use functions::{Functions, FunctionsError};
+use kernlet_jail::Mode;
 use lock::{HomeLock, LockError};
 use logs::Logs;
 use replica::Launcher;
@@ -73,6 +76,8 @@ pub struct Config {
     pub program: PathBuf,
     /// Most invocations under way at the same time, over all functions; `None` takes what suits the machine.
     pub max_inflight: Option<NonZero<usize>>,
+    /// How much of the watchdogs' jail has to hold.
+    pub jail: Mode,
 }
 
 /// Why a gateway could not start.
@@ -171,8 +176,9 @@ impl Gateway {
         raise_descriptor_limit();
         let sockets = empty_folder(&home.join("run"))?;
         let credentials = Credentials::load_or_create(&home)?;
-        let (opened, program, admission) = (home.clone(), config.program, Admission::new(config.max_inflight));
-        let functions = tokio::task::spawn_blocking(move || open_functions(&opened, program, sockets, admission))
+        let (opened, program, jail) = (home.clone(), config.program, config.jail);
+        let admission = Admission::new(config.max_inflight);
+        let functions = tokio::task::spawn_blocking(move || open_functions(&opened, program, jail, sockets, admission))
             .await
             .map_err(|error| GatewayError::Start(error.to_string()))??;
         functions.recover().await.map_err(|error| match error {
@@ -257,6 +263,7 @@ fn empty_folder(path: &Path) -> Result<PathBuf, GatewayError> {
 fn open_functions(
     home: &Path,
     program: PathBuf,
+    jail: Mode,
     sockets: PathBuf,
     admission: Arc<Admission>,
 ) -> Result<Functions, GatewayError> {
@@ -264,6 +271,9 @@ fn open_functions(
         .map_err(|source| GatewayError::Images { home: home.to_owned(), source: Box::new(source) })?;
     let state = State::open(home)?;
     let logs = Logs::start(home).map_err(|error| GatewayError::Start(error.to_string()))?;
-    let launcher = Launcher { program, folder: sockets, templates: Templates::of(home), runtime: Handle::current() };
+    let confinement = Confinement::open(jail, home)
+        .map_err(|error| GatewayError::Start(format!("the jail is required: {}", answer::chain(&error))))?;
+    let (templates, runtime) = (Templates::of(home), Handle::current());
+    let launcher = Launcher { program, folder: sockets, templates, runtime, confinement };
     Ok(Functions::new(store, state, logs, launcher, admission))
 }

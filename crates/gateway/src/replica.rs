@@ -3,6 +3,7 @@
 //! It never closes the socket while the replica lives: clients connect and queue while no process is there.
 
 use crate::admission::Seat;
+use crate::confine::Confinement;
 use crate::link::Link;
 use crate::logs::FunctionLog;
 use crate::supervisor::Supervisor;
@@ -50,6 +51,8 @@ pub(crate) struct Launcher {
     pub(crate) templates: Templates,
     /// Where their supervisors run, whoever starts them.
     pub(crate) runtime: Handle,
+    /// What confines them from the outside.
+    pub(crate) confinement: Confinement,
 }
 
 /// Where a replica is in its life.

@@ -2,6 +2,7 @@
 //! when it dies, and ends it. A replica starts its supervisor, which reports back what happens.
 //! It never hides a death: each one goes to the function's log with what the process last said.
 
+use crate::answer::chain;
 use crate::body::Upload;
 use crate::lines::{Entry, Lines, Weight};
 use crate::link::Link;
@@ -10,6 +11,7 @@ use crate::replica::{Failure, Launcher, Phase, Reports, StartError};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kernlet_image::FunctionSpec;
+use kernlet_jail::cgroup::Cgroup;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
@@ -39,6 +41,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a watchdog may take to end after SIGTERM before it is killed.
 const TERMINATION_GRACE: Duration = Duration::from_secs(10);
+/// Pause before it is asked again.
+const TERMINATION_AGAIN: Duration = Duration::from_millis(200);
 /// How long to wait for the rest of a dead watchdog's output.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// Pause before a watchdog that said "not ready" is asked again.
@@ -56,6 +60,8 @@ pub(crate) struct Supervisor {
     socket: PathBuf,
     spec: PathBuf,
     listener: UnixListener,
+    /// Taken away with the supervisor, when its process has ended.
+    cgroup: Option<Cgroup>,
     recent: Arc<Mutex<Recent>>,
 }
 
@@ -118,32 +124,46 @@ impl Supervisor {
             remove(&spec_path);
             StartError::File { path: socket.clone(), source }
         })?;
-        Ok(Supervisor {
+        let mut supervisor = Supervisor {
             launcher: Arc::clone(launcher),
             instance: format!("{}-{id}", spec.name).into(),
             log: Arc::clone(log),
             socket,
             spec: spec_path,
             listener,
+            cgroup: None,
             recent: Arc::default(),
-        })
+        };
+        match launcher.confinement.cgroup(id, spec) {
+            Ok(cgroup) => supervisor.cgroup = cgroup,
+            Err(error) => supervisor.say("warn", &format!("jailed, but without a control group: {}", chain(&error))),
+        }
+        Ok(supervisor)
     }
 
     /// Starts a process with the listening socket as its standard input.
     pub(crate) fn spawn(&self) -> io::Result<Child> {
         let listener = OwnedFd::from(self.listener.try_clone()?);
-        Command::new(&self.launcher.program)
+        let mut command = Command::new(&self.launcher.program);
+        command
             .arg("watchdog")
             .arg("--spec")
             .arg(&self.spec)
             .args(["--listen", "fd:0"])
+            .args(["--jail", &self.launcher.confinement.mode().to_string()])
             .stdin(Stdio::from(listener))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Ctrl-C in a terminal reaches the gateway alone, which then drains before it ends its watchdogs.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        let child = self.launcher.confinement.spawn(&mut command)?;
+        if let (Some(cgroup), Some(pid)) = (&self.cgroup, child.id())
+            && let Err(error) = cgroup.add(pid)
+        {
+            self.say("warn", &format!("jailed, but not in its control group: {}", chain(&error)));
+        }
+        Ok(child)
     }
 
     /// The socket that clients connect to.
@@ -311,12 +331,20 @@ async fn wait_until_ready(link: &Link) {
 
 async fn terminate(child: &mut Child) {
     let process = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(process) = process
-        && let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::TERM)
-    {
-        tracing::warn!(%error, "A watchdog cannot be asked to end");
-    }
-    if timeout(TERMINATION_GRACE, child.wait()).await.is_err() {
+    let asked = async {
+        loop {
+            if let Some(process) = process
+                && let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::TERM)
+            {
+                tracing::warn!(%error, "A watchdog cannot be asked to end");
+            }
+            // To the first process of a pid namespace a signal is lost that it does not handle yet.
+            if timeout(TERMINATION_AGAIN, child.wait()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    if timeout(TERMINATION_GRACE, asked).await.is_err() {
         tracing::warn!("A watchdog did not end after SIGTERM and is killed");
         if let Err(error) = child.kill().await {
             tracing::error!(%error, "A watchdog cannot be killed");

@@ -149,6 +149,7 @@ impl Supervisor {
     }
 
     fn watch(&self) {
+        kernlet_jail::confine(kernlet_jail::Role::Deadlines);
         let mut idle = 0;
         loop {
             idle = if self.kick_late() == 0 { idle + 1 } else { 0 };

@@ -7,6 +7,7 @@ use std::{error::Error, fmt::Write as _, io, path::PathBuf, time::Duration};
 use http::StatusCode;
 use kernlet_accel::AccelError;
 use kernlet_image::GoDuration;
+use kernlet_jail::JailError;
 use kernlet_monitor::{Cause, Crash, ElfError, HypervisorError, Usage};
 
 use crate::{limit::TimeLimit, listen::ListenError};
@@ -48,6 +49,9 @@ pub enum WatchdogError {
     /// There is no place to listen.
     #[error("the watchdog has no socket to serve")]
     Listen(#[from] ListenError),
+    /// The rights of the process could not be taken away as they have to be.
+    #[error("the watchdog cannot serve outside of its jail")]
+    Jail(#[from] JailError),
     /// The system gave no thread, event queue or signal handler.
     #[error("the watchdog could not {action}; the host is out of threads, descriptors or memory")]
     System {

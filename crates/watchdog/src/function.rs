@@ -11,6 +11,7 @@ use std::{
 use kernlet_accel::{Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
+use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
     CpuBucket, Crash, Hypervisor, Level, Limits, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel,
 };
@@ -100,6 +101,27 @@ struct Held {
     untried: bool,
 }
 
+/// All that a function needs of the host's files and devices, so that nothing has to be opened afterwards.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    hypervisor: Hypervisor,
+    parts: Parts,
+    template: Option<Held>,
+    destination: Option<Destination>,
+}
+
+impl Opened {
+    /// Opens the hypervisor, reads the function's files, and loads its template or takes the place for it.
+    /// Starts no thread.
+    pub(crate) fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
+        let hypervisor = Hypervisor::open()?;
+        let parts = Parts::read(spec)?;
+        let Parts { unikernel, machine, accel } = &parts;
+        let (template, destination) = saved_template(spec, &hypervisor, unikernel, machine, accel, log);
+        Ok(Self { hypervisor, parts, template, destination })
+    }
+}
+
 impl Function {
     /// Reads the function's files, opens the hypervisor, and begins to load its models and, where none is saved, to
     /// boot its template. Keeps no machine yet.
@@ -107,18 +129,21 @@ impl Function {
     /// # Errors
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
     pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
-        let hypervisor = Hypervisor::open()?;
+        Self::start(Opened::open(spec, log)?, spec, log)
+    }
+
+    /// Begins to load the models and to boot the template of a function whose files are open.
+    pub(crate) fn start(opened: Opened, spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
+        let Opened { hypervisor, parts: Parts { unikernel, machine, accel }, template, destination } = opened;
         hypervisor
             .keep_shells()
             .map_err(|source| WatchdogError::System { action: "start the thread that prepares machines", source })?;
-        let Parts { unikernel, machine, accel } = Parts::read(spec)?;
         let name: Arc<str> = spec.name.to_string().into();
         let told = log.clone();
         let preload = Preload::start(Arc::clone(&name), Arc::clone(&accel), move |why| {
             told.watchdog("", Level::Error, &format!("models could not be loaded, so no request is served: {why}"));
         })?;
         let config = &spec.config;
-        let (template, destination) = saved_template(spec, &hypervisor, &unikernel, &machine, &accel, log);
         let boots = template.is_none();
         let shared = Arc::new(Shared {
             inflight: Inflight::new(Arc::clone(&name), config),
@@ -139,7 +164,10 @@ impl Function {
             thread::Builder::new()
                 .name("template".to_owned())
                 .stack_size(MACHINE_STACK)
-                .spawn(move || preparing.prepare(destination))
+                .spawn(move || {
+                    confine(Role::Machine);
+                    preparing.prepare(destination);
+                })
                 .map_err(|source| WatchdogError::System {
                     action: "start the thread that boots the template",
                     source,

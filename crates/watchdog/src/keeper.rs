@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernlet_jail::{Role, confine};
 use kernlet_monitor::{Level, Usage};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
@@ -99,6 +100,7 @@ impl Keeper {
     }
 
     fn run(&self, function: &Arc<str>, pool: &Pool, log: &Log) {
+        confine(Role::Keeper);
         loop {
             self.next.store(u64::MAX, SeqCst);
             let now = Instant::now();

@@ -54,9 +54,13 @@ use std::{
 };
 
 use kernlet_image::{FunctionSpec, GoDuration};
+use kernlet_jail::{Jail, Limits, Mode, Report};
 use kernlet_monitor::Level;
-use rustix::process::{Signal, set_parent_process_death_signal};
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::set_parent_process_death_signal;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 pub use error::{InvokeError, WatchdogError};
 pub use function::{Function, Parts};
@@ -67,7 +71,7 @@ pub use pool::IDLE_MAX;
 pub use report::CrashReport;
 pub use worker::Worker;
 
-use crate::{exchange::Exchange, keeper::Keeper, metering::Metering, server::Server};
+use crate::{exchange::Exchange, function::Opened, keeper::Keeper, listen::Bound, metering::Metering, server::Server};
 
 /// How long a client may take to send the head of a request, and then its body, unless the function's
 /// environment variable `read_timeout` (of-watchdog's name) says otherwise.
@@ -81,19 +85,25 @@ const OUT_OF_MEMORY_SCORE: &str = "500";
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Serves a function until SIGTERM or SIGINT, then finishes the requests under way and returns.
-/// Log lines go to standard output, one JSON object each.
+/// Log lines go to standard output, one JSON object each. Unless the jail is off, the process gives up all rights but what
+/// it needs to serve; it should have one thread only, and not expect to do anything else afterwards.
 ///
 /// # Errors
 /// The function cannot be served; the reason is also the log's last line.
-pub fn run(spec: &FunctionSpec, listen: &Listen) -> Result<(), WatchdogError> {
+pub fn run(spec: &FunctionSpec, listen: &Listen, jail: Mode) -> Result<(), WatchdogError> {
     if *listen == Listen::Stdin {
         die_with_parent()?;
     }
-    let log = start_log(spec)?;
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(system("open standard output"))?;
+    // of-watchdog's name for it.
+    let debug = spec.environment.get("write_debug").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
+    let log = Log::new(debug, spec.config.log_rate);
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE) {
         log.watchdog("", Level::Warn, &format!("the system may end others first when memory runs out: {error}"));
     }
-    let served = serve(spec, listen, &log);
+    let prepared = Prepared::open(spec, listen, jail, &log);
+    log.write_to(File::from(stdout)).map_err(system("start the log's thread"))?;
+    let served = prepared.and_then(|prepared| prepared.serve(spec, listen, &log));
     if let Err(error) = &served {
         log.watchdog("", Level::Error, &error::chain(error));
     }
@@ -105,48 +115,76 @@ pub fn run(spec: &FunctionSpec, listen: &Listen) -> Result<(), WatchdogError> {
 /// left who could pass on an answer, and whoever comes next starts watchdogs of its own. (The kernel counts
 /// the end of the *thread* that started this process as the parent's end.)
 fn die_with_parent() -> Result<(), WatchdogError> {
-    set_parent_process_death_signal(Some(Signal::KILL))
+    set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| system("tie itself to its parent")(error.into()))
 }
 
-fn start_log(spec: &FunctionSpec) -> Result<Log, WatchdogError> {
-    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(system("open standard output"))?;
-    // of-watchdog's name for it.
-    let debug = spec.environment.get("write_debug").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
-    Log::start_at(File::from(stdout), debug, spec.config.log_rate).map_err(system("start the log's thread"))
+/// The longest file that a watchdog may have is its machines' memory, a memory file; this much may be added to it.
+const FILE_MARGIN: u64 = 16 * 1024 * 1024;
+
+/// A watchdog that has opened all it needs and is in its jail, with one thread still.
+struct Prepared {
+    opened: Opened,
+    bound: Bound,
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    jailed: Report,
 }
 
-fn serve(spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), WatchdogError> {
-    let function = Function::open(spec, log)?;
-    let bound = listen.bind()?;
-    log_start(spec, listen, &function, log);
-    let read_timeout = spec.environment.get("read_timeout").and_then(|text| text.parse::<GoDuration>().ok());
-    let name = Arc::clone(&function.shared().name);
-    let keeper = Keeper::start(name, Arc::clone(function.pool()), log.clone());
-    let exchange = Exchange {
-        function,
-        log: log.clone(),
-        keeper: keeper.map_err(system("start the thread that watches over requests"))?,
-        read_timeout: read_timeout.map_or(READ_TIMEOUT, |GoDuration(timeout)| timeout),
-        draining: AtomicBool::new(false),
-        metering: Metering::default(),
-        tells_gateway: *listen == Listen::Stdin,
-    };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start its event loop"))?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
-        let server = Server::new(bound, exchange).map_err(system("wait for connections"))?;
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+impl Prepared {
+    fn open(spec: &FunctionSpec, listen: &Listen, mode: Mode, log: &Log) -> Result<Self, WatchdogError> {
+        let opened = Opened::open(spec, log)?;
+        let bound = listen.bind()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system("start its event loop"))?;
+        let (terminate, interrupt) = {
+            let _inside = runtime.enter();
+            let terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
+            (terminate, signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?)
         };
-        server.serve_until(stop).await;
-        Ok(())
-    })
+        let file_size = spec.config.memory.bytes().saturating_add(FILE_MARGIN);
+        let mut jail = Jail::plan(mode).limits(Limits { file_size, ..Limits::default() });
+        if *listen == Listen::Stdin {
+            jail = jail.ends_with_parent();
+        }
+        Ok(Self { opened, bound, runtime, terminate, interrupt, jailed: jail.enter()? })
+    }
+
+    fn serve(self, spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), WatchdogError> {
+        let Self { opened, bound, runtime, mut terminate, mut interrupt, jailed } = self;
+        let function = Function::start(opened, spec, log)?;
+        log_start(spec, listen, &function, log);
+        match jailed.warning() {
+            Some(warning) => log.watchdog("", Level::Warn, &warning),
+            None => log.watchdog("", Level::Info, &jailed.to_string()),
+        }
+        let read_timeout = spec.environment.get("read_timeout").and_then(|text| text.parse::<GoDuration>().ok());
+        let name = Arc::clone(&function.shared().name);
+        let keeper = Keeper::start(name, Arc::clone(function.pool()), log.clone());
+        let exchange = Exchange {
+            function,
+            log: log.clone(),
+            keeper: keeper.map_err(system("start the thread that watches over requests"))?,
+            read_timeout: read_timeout.map_or(READ_TIMEOUT, |GoDuration(timeout)| timeout),
+            draining: AtomicBool::new(false),
+            metering: Metering::default(),
+            tells_gateway: *listen == Listen::Stdin,
+        };
+        runtime.block_on(async {
+            let server = Server::new(bound, exchange).map_err(system("wait for connections"))?;
+            let stop = async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            server.serve_until(stop).await;
+            Ok(())
+        })
+    }
 }
 
 fn log_start(spec: &FunctionSpec, listen: &Listen, function: &Function, log: &Log) {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use kernlet_image::FunctionConfig;
+use kernlet_jail::{Role, confine};
 use kernlet_meter::UsageRecord;
 use kernlet_monitor::{Level, LogSink};
 use serde::Serialize;
@@ -81,15 +82,22 @@ impl Log {
     /// # Errors
     /// When the system has no thread left.
     pub fn start_at(to: impl Write + Send + 'static, debug: bool, rate: u32) -> Result<Self, std::io::Error> {
-        let inner = Arc::new(Inner {
-            backlog: Mutex::new(Backlog::new(rate)),
-            added: Condvar::new(),
-            written: Condvar::new(),
-            debug,
-        });
-        let writer = Arc::clone(&inner);
-        thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all_to(to))?;
-        Ok(Self { inner })
+        let log = Self::new(debug, rate);
+        log.write_to(to)?;
+        Ok(log)
+    }
+
+    /// A log that keeps its lines until it is told where to write them.
+    pub(crate) fn new(debug: bool, rate: u32) -> Self {
+        let inner =
+            Inner { backlog: Mutex::new(Backlog::new(rate)), added: Condvar::new(), written: Condvar::new(), debug };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Begins to write, on a thread of its own.
+    pub(crate) fn write_to(&self, to: impl Write + Send + 'static) -> Result<(), std::io::Error> {
+        let writer = Arc::clone(&self.inner);
+        thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all_to(to)).map(drop)
     }
 
     /// Adds a line of the watchdog's own.
@@ -167,6 +175,7 @@ impl Inner {
 
     /// The log's thread. A reader that is gone does not stop it: the lines then go nowhere.
     fn write_all_to(&self, mut to: impl Write) {
+        confine(Role::Log);
         let mut batch = Vec::new();
         while self.next_batch(&mut batch) {
             let _reader_gone = to.write_all(&batch).and_then(|()| to.flush());

@@ -8,6 +8,7 @@ use std::{
 };
 
 use kernlet_accel::Session;
+use kernlet_jail::{Role, confine};
 
 use crate::error::{InvokeError, WatchdogError};
 
@@ -31,6 +32,7 @@ impl Preload {
             Arc::new(Self { function, outcome: OnceLock::new(), waiting: Mutex::new(()), done: Condvar::new() });
         let loading = Arc::clone(&preload);
         let load = move || {
+            confine(Role::Loader);
             let outcome = session.preload().map_err(|error| error.message());
             if let Err(why) = &outcome {
                 failed(why);

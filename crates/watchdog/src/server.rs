@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use kernlet_jail::{Role, confine};
 use kernlet_monitor::Level;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::{
@@ -116,6 +117,7 @@ impl Server {
         let socket = Arc::new(socket);
         let served = Arc::clone(&socket);
         let run = move || {
+            confine(Role::Connection);
             let _permit = permit;
             connection::serve(served, &exchange, &draining);
         };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use kernlet_gateway::Gateway as Platform;
 use kernlet_image::{Reference, Store};
+use kernlet_jail::Mode;
 use kernlet_monitor::Hypervisor;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     /// Leave the platform up at the end, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    jail: super::JailArgs,
 }
 
 /// The functions that the demo shows; each is a folder below `functions/` and an image of the same name.
@@ -116,7 +119,7 @@ async fn perform(args: &Args, home: &Home, root: PathBuf, picture: &Picture) -> 
             return Err(interrupted());
         }
     }
-    let platform = start_platform(home).await?;
+    let platform = start_platform(home, args.jail.mode).await?;
     let shown = tokio::select! {
         shown = show(&platform, home, picture, args.keep) => shown,
         () = signals.next() => Err(interrupted()),
@@ -160,10 +163,10 @@ fn build_images(root: &Path, home: &Home) -> anyhow::Result<()> {
 }
 
 /// Where OpenFaaS's clients look first, when nobody is there yet; else any free port.
-async fn start_platform(home: &Home) -> anyhow::Result<Platform> {
+async fn start_platform(home: &Home, jail: Mode) -> anyhow::Result<Platform> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
     let listen = if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    up::start_gateway(home, listen, None).await
+    up::start_gateway(home, listen, None, jail).await
 }
 
 async fn show(platform: &Platform, home: &Home, picture: &Picture, keep: bool) -> anyhow::Result<()> {

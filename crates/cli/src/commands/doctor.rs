@@ -5,6 +5,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, ExitCode, Stdio};
 
+use kernlet_jail::Layer;
+use kernlet_jail::cgroup::{CgroupLimits, Cgroups};
 use kernlet_monitor::{Probe, ProbeState};
 use serde::Serialize;
 
@@ -46,20 +48,22 @@ enum State {
 /// One capability: what was found, and what follows from it.
 #[derive(Clone, Debug, Serialize)]
 struct Check {
-    name: &'static str,
+    name: String,
     state: State,
     found: String,
     consequence: &'static str,
 }
 
 impl Check {
-    fn new(name: &'static str, state: State, found: impl Into<String>, consequence: &'static str) -> Self {
-        Self { name, state, found: found.into(), consequence }
+    fn new(name: impl Into<String>, state: State, found: impl Into<String>, consequence: &'static str) -> Self {
+        Self { name: name.into(), state, found: found.into(), consequence }
     }
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut checks: Vec<Check> = kernlet_monitor::probe().into_iter().map(from_probe).collect();
+    checks.extend(check_jail());
+    checks.push(check_cgroups());
     checks.push(check_cargo());
     checks.push(check_home(&context.home()?));
     checks.push(check_port());
@@ -95,6 +99,57 @@ fn from_probe(probe: Probe) -> Check {
         ProbeState::Untried => State::Untried,
     };
     Check::new(probe.name, state, probe.detail, probe.consequence)
+}
+
+/// Enters a watchdog's jail in a throw-away process.
+fn check_jail() -> Vec<Check> {
+    let report = match kernlet_jail::probe() {
+        Ok(report) => report,
+        Err(error) => {
+            let found = format!("{:#}", anyhow::Error::from(error));
+            return vec![Check::new("jail", State::Warning, found, JAIL_CONSEQUENCE)];
+        }
+    };
+    let held = report.held().iter().map(|(layer, detail)| {
+        let found = if detail.is_empty() { "holds".to_owned() } else { format!("holds: {detail}") };
+        (*layer, State::Ok, found)
+    });
+    let lost = report.lost().iter().map(|lost| (lost.layer, State::Warning, format!("does not hold: {}", lost.why)));
+    let mut layers: Vec<_> = held.chain(lost).collect();
+    layers.sort_by_key(|(layer, ..)| *layer);
+    let check = |(layer, state, found): (Layer, State, String)| Check {
+        name: format!("jail: {layer}"),
+        state,
+        found,
+        consequence: match state {
+            State::Ok => layer.keeps_from(),
+            _ => layer.lost_means(),
+        },
+    };
+    layers.into_iter().map(check).collect()
+}
+
+const JAIL_CONSEQUENCE: &str =
+    "watchdogs say at their start which layers of their jail hold; --jail required insists on all";
+
+/// Makes a control group and takes it away again.
+fn check_cgroups() -> Check {
+    let name = "jail: control group";
+    let made = Cgroups::open("kernlet-doctor").and_then(|cgroups| {
+        let limits = CgroupLimits { memory: 1 << 30, threads: 64, cpu_millis: None };
+        cgroups.make("probe", &limits).map(drop)
+    });
+    match made {
+        Ok(()) => {
+            Check::new(name, State::Ok, "holds: memory and threads", "one function cannot take all memory of the host")
+        }
+        Err(error) => Check::new(
+            name,
+            State::Warning,
+            format!("does not hold: {:#}", anyhow::Error::from(error)),
+            "each machine has its limit, but nothing limits the memory of all machines of a function together",
+        ),
+    }
 }
 
 fn check_cargo() -> Check {

@@ -21,6 +21,7 @@ mod watchdog;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use kernlet_jail::Mode;
 
 use crate::Context;
 use crate::credentials::{Credentials, LoginArgs};
@@ -79,6 +80,21 @@ pub(crate) struct NamespaceArgs {
     /// Namespace of the function
     #[arg(long, short, value_name = "NS", default_value = DEFAULT_NAMESPACE)]
     pub(crate) namespace: String,
+}
+
+/// How the subcommands that run functions are told about the jail.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct JailArgs {
+    /// Whether every layer of the watchdogs' jail has to hold: required, best-effort or off
+    #[arg(
+        id = "jail",
+        long = "jail",
+        env = "KERNLET_JAIL",
+        value_name = "MODE",
+        default_value_t = Mode::default(),
+        hide_env_values = true
+    )]
+    pub(crate) mode: Mode,
 }
 
 /// The gateway named on the command line, and what to log in with.

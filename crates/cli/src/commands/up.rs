@@ -6,6 +6,7 @@ use std::num::NonZero;
 
 use anyhow::Context as _;
 use kernlet_gateway::{Config, Gateway};
+use kernlet_jail::Mode;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::client::GatewayUrl;
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     /// share first. Without it, as many as suit this machine
     #[arg(long, value_name = "NUMBER", env = "KERNLET_MAX_INFLIGHT")]
     max_inflight: Option<NonZero<usize>>,
+    #[command(flatten)]
+    jail: super::JailArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let home = context.home()?;
     runtime()?.block_on(async {
         let mut signals = StopSignals::new()?;
-        let gateway = start_gateway(&home, args.listen, args.max_inflight).await?;
+        let gateway = start_gateway(&home, args.listen, args.max_inflight, args.jail.mode).await?;
         output::line(&banner(gateway.address(), &home, context))?;
         signals.next().await;
         output::note("stopping; once more stops at once");
@@ -58,10 +61,11 @@ pub(super) async fn start_gateway(
     home: &Home,
     listen: SocketAddr,
     max_inflight: Option<NonZero<usize>>,
+    jail: Mode,
 ) -> anyhow::Result<Gateway> {
     let program =
         std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
-    let config = Config { home: home.path().to_path_buf(), listen, program, max_inflight };
+    let config = Config { home: home.path().to_path_buf(), listen, program, max_inflight, jail };
     Gateway::start(config).await.context("cannot start the gateway")
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Args {
     /// Where to serve: `fd:0` (an inherited listener), `unix:PATH` or `tcp:ADDRESS:PORT`
     #[arg(long, value_name = "WHERE")]
     listen: Listen,
+    #[command(flatten)]
+    jail: super::JailArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read the function's description {}", args.spec.display()))?;
     let spec: FunctionSpec = serde_json::from_slice(&text)
         .with_context(|| format!("{} does not describe a function", args.spec.display()))?;
-    match kernlet_watchdog::run(&spec, &args.listen) {
+    match kernlet_watchdog::run(&spec, &args.listen, args.jail.mode) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WatchdogError::System { .. }) => Err(error.into()),
         // It is the log's last line, where whoever started this process reads it.

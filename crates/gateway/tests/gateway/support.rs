@@ -70,8 +70,14 @@ impl Platform {
 
 /// A configuration whose watchdogs are stand-ins.
 pub(crate) fn config(home: &Path) -> Config {
-    let program = crate::standin::program(home);
-    Config { home: home.to_owned(), listen: "127.0.0.1:0".parse().unwrap(), program, max_inflight: None }
+    Config {
+        home: home.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        program: crate::standin::program(home),
+        max_inflight: None,
+        // Stand-ins tell their process ids, which a pid namespace would change.
+        jail: kernlet_jail::Mode::Off,
+    }
 }
 
 /// Puts an image into a home's store. The gateway never reads the kernel, so any bytes will do.

@@ -119,6 +119,7 @@ impl Stock {
     }
 
     fn look_after(&self, make: &dyn Fn() -> Option<Shell>) {
+        kernlet_jail::confine(kernlet_jail::Role::Machine);
         while let Some(work) = self.next() {
             match work {
                 Work::Make => match make() {
