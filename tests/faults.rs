@@ -459,7 +459,7 @@ fn an_image_that_does_not_fit_the_disk_is_refused_and_leaves_nothing() {
     assert!(said.contains("cannot write") && said.contains("images/tmp"), "{said}");
     assert!(said.contains("free some space on that disk"), "{said}");
     assert_eq!(disk.files("images/blobs/sha256"), before);
-    assert_eq!(disk.files("images/tmp"), [PathBuf::new(); 0]);
+    assert!(disk.files("images/tmp").is_empty());
     let listed = stdout(&succeeded(disk.kernlet().arg("images").output().unwrap()));
     assert!(listed.contains("echo") && !listed.contains("classify"), "{listed}");
 

@@ -16,9 +16,9 @@ use core::{
     time::Duration,
 };
 
-use kernlet_guest::{Request, Response, accel, clock, entropy, function, log};
+use kernlet_guest::{Request, Response, accel, clock, entropy, env, function, log};
 
-function!(misbehave);
+function!(misbehave, start);
 
 /// Requests that this machine has seen.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -31,6 +31,14 @@ const PATHS: &str = "\
 /spin/MILLISECONDS /burn/MILLIONS /noop /digest
 /instruction/NAME /hypercall/NAME /scribble /keep /find/BYTE /entropy
 ";
+
+/// Takes its time where the variable `START_MS` says so, so that requests gather meanwhile.
+fn start() {
+    let time = env::var("START_MS").map_or(0, number);
+    if time > 0 {
+        spin(Duration::from_millis(time as u64));
+    }
+}
 
 fn misbehave(request: &Request) -> Response<'_> {
     let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
@@ -125,10 +133,11 @@ fn random() -> Response<'static> {
     Response::new(200).body(bytes)
 }
 
-/// Works for so long, and looks at the clock only now and then: each look is a hypercall.
+/// Works for so long, and looks at the clock only now and then: each look is a hypercall. Not at the monotonic clock,
+/// which begins with the first request.
 fn spin(time: Duration) -> Response<'static> {
-    let start = clock::monotonic();
-    while clock::monotonic() - start < time {
+    let end = clock::now() + time;
+    while clock::now() < end {
         for _ in 0..100_000 {
             core::hint::spin_loop();
         }
