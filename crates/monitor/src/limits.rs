@@ -2,11 +2,12 @@
 //! Set by the watchdog, kept by the guest's loop. It works without cgroups, and costs the usual invocation two looks
 //! at a clock that takes no system call.
 //!
-//! Processor time is the time in which the guest runs. Up to about a millisecond the monotonic clock measures it; an
-//! invocation that goes on is measured by the thread's processor clock, a system call, so that a long one does not pay
-//! for the time in which others had its processor.
+//! Processor time is the time in which the guest runs. Up to a millisecond the monotonic clock measures it; a longer
+//! run is measured by the thread's processor clock as well, a system call, so that it does not pay for the time in
+//! which others had its processor: it took no more than the thread did since that clock was last read.
 
 use std::{
+    cell::Cell,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -18,6 +19,11 @@ use crate::deadline::TICK;
 
 /// What an invocation may have used before its processor time is measured by the thread's clock.
 const PRECISE_AFTER: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// What this thread's processor clock showed when it was last read.
+    static LAST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
 
 /// The period of a share: what is not used within it is not saved up. As the kernel's CPU controller has it.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -135,10 +141,10 @@ impl Limits {
     /// When a guest in this run is to be looked at, unless it stops earlier.
     pub(crate) fn look_at(&self, run: Run, used: Duration, deadline: Instant) -> Instant {
         let allowed = match (run.clock, self.cpu_time, &self.share) {
+            (_, None, None) => None,
             (None, ..) => Some(PRECISE_AFTER.saturating_sub(used)),
             (Some(_), _, Some(_)) => Some(TICK),
             (Some(_), Some(limit), None) => Some(limit.saturating_sub(used)),
-            (Some(_), None, None) => None,
         };
         allowed.and_then(|allowed| run.entered.checked_add(allowed)).map_or(deadline, |look| look.min(deadline))
     }
@@ -149,13 +155,21 @@ impl Limits {
         let took = match run.clock {
             Some(entered) => clock().saturating_sub(entered).min(wall),
             // It may have waited for its processor: it ran no longer than until the look was due.
-            None if looked => wall.min(PRECISE_AFTER + TICK),
+            None if looked && self.is_looked_at() => wall.min(PRECISE_AFTER + TICK),
+            None if wall >= PRECISE_AFTER => {
+                let last = LAST.get();
+                clock().saturating_sub(last).min(wall)
+            }
             None => wall,
         };
         if let Some(share) = &self.share {
             share.take(took);
         }
         took
+    }
+
+    fn is_looked_at(&self) -> bool {
+        self.cpu_time.is_some() || self.share.is_some()
     }
 
     /// The limit of processor time, if it is used up.
@@ -166,7 +180,9 @@ impl Limits {
 
 /// The processor time of this thread.
 pub(crate) fn thread_clock() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+    let time = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    LAST.set(time);
+    time
 }
 
 #[cfg(test)]
@@ -201,15 +217,27 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let none = Limits::default();
         let first = Limits::enter(Duration::ZERO, thread_clock);
-        assert_eq!(none.look_at(first, Duration::ZERO, deadline), first.entered + MS);
-        assert_eq!(none.look_at(first, Duration::ZERO, first.entered), first.entered, "the deadline comes first");
         let long = Limits::enter(5 * MS, thread_clock);
-        assert_eq!(none.look_at(long, 5 * MS, deadline), deadline, "nothing but the deadline");
+        for run in [first, long] {
+            assert_eq!(none.look_at(run, Duration::ZERO, deadline), deadline, "nothing but the deadline");
+        }
         let limits = Limits { cpu_time: Some(20 * MS), ..Limits::default() };
+        assert_eq!(limits.look_at(first, Duration::ZERO, deadline), first.entered + MS);
+        assert_eq!(limits.look_at(first, Duration::ZERO, first.entered), first.entered, "the deadline comes first");
         assert_eq!(limits.look_at(long, 5 * MS, deadline), long.entered + 15 * MS);
         assert_eq!((limits.cpu_exceeded(19 * MS), limits.cpu_exceeded(20 * MS)), (None, Some(20 * MS)));
         let shared = Limits { share: Some(Arc::new(CpuBucket::new(100))), ..limits };
         assert_eq!(shared.look_at(long, 5 * MS, deadline), long.entered + TICK);
+    }
+
+    #[test]
+    fn a_long_run_does_not_pay_for_the_time_in_which_it_waited() {
+        let limits = Limits::default();
+        thread_clock();
+        let waited = Limits::enter(Duration::ZERO, thread_clock);
+        thread::sleep(20 * MS);
+        let took = limits.leave(waited, false, thread_clock);
+        assert!(took < waited.entered.elapsed() / 2, "{took:?}");
     }
 
     #[test]
