@@ -21,7 +21,7 @@ pub(crate) fn reader() -> &'static TemplateReader {
         ];
         let unikernel = Unikernel::parse(&elf.build()).expect("a unikernel");
         let config = MachineConfig {
-            memory: unikernel.end() + (1 << 20),
+            memory: kernlet_abi::map::MEMORY_MIN,
             request_limit: 4096,
             response_limit: 4096,
             environment: Vec::new(),
