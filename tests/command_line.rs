@@ -122,6 +122,36 @@ fn doctor_says_what_it_found_and_what_follows() {
 }
 
 #[test]
+fn doctor_says_which_layers_of_the_jail_hold() {
+    let home = tempfile::tempdir().unwrap();
+    let output = kernlet().args(["doctor", "--json", "--home"]).arg(home.path()).output().unwrap();
+    let checks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for layer in [
+        "rlimits",
+        "network namespace",
+        "ipc namespaces",
+        "mount namespace",
+        "pid namespace",
+        "uid of its own",
+        "no capabilities",
+        "no_new_privs",
+        "no new code",
+        "landlock",
+        "seccomp",
+        "control group",
+    ] {
+        let check = checks.iter().find(|check| check["name"] == format!("jail: {layer}")).expect(layer);
+        let (state, found) = (check["state"].as_str().unwrap(), check["found"].as_str().unwrap());
+        match state {
+            "ok" => assert!(found.starts_with("holds"), "{check}"),
+            // A layer that is lacking keeps no function from running.
+            "warning" => assert!(found.starts_with("does not hold: "), "{check}"),
+            _ => panic!("{check}"),
+        }
+    }
+}
+
+#[test]
 fn images_are_built_listed_and_removed() {
     let home = home();
     let run = |args: &[&str]| kernlet().args(args).arg("--home").arg(home.path()).output().unwrap();
