@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Platform, deployment, failed, home, kernlet, kvm_is_usable, picture, stdout, succeeded};
+use common::{Platform, deployment, failed, home, kernlet, kvm_is_usable, picture, stderr, stdout, succeeded};
 use http::{Method, StatusCode};
 use kernlet_image::{ImageParts, Store};
 use serde_json::{Value, json};
@@ -338,18 +338,36 @@ fn a_host_without_kvm_is_told_what_is_missing_by_every_part() {
     };
     let doctor = command.args(["doctor", "--json", "--home"]).arg(home.path()).output().unwrap();
     let checks: Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    assert_eq!(doctor.status.code(), Some(1), "{checks}");
+    assert_eq!(doctor.status.code(), Some(0), "functions run all the same: {checks}");
+    assert_eq!(checks[0]["state"], "warning", "{checks}");
     assert!(checks[0]["found"].as_str().unwrap().contains("/dev/kvm does not exist"), "{checks}");
 
-    let demo = in_a_world_without_kvm(home.path()).unwrap().args(["demo", "--home"]).arg(home.path()).output().unwrap();
-    let said = failed(&demo);
-    assert!(said.contains("/dev/kvm does not exist") && said.contains("kernlet doctor"), "{said}");
+    // Asked for, it is an error, everywhere.
+    for subcommand in [&["demo"][..], &["up", "--listen", "127.0.0.1:0"], &["run", "echo"]] {
+        let mut command = in_a_world_without_kvm(home.path()).unwrap();
+        let output = command.args(subcommand).args(["--backend", "kvm", "--home"]).arg(home.path()).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{subcommand:?}: {said}");
+        assert!(said.contains("/dev/kvm does not exist"), "{subcommand:?}: {said}");
+    }
+}
 
-    let platform = Platform::start_with(in_a_world_without_kvm(home.path()).unwrap(), home.path());
-    succeeded(platform.run(["deploy", "echo", "--image", "echo", "--no-wait"]));
+#[test]
+fn a_host_without_kvm_runs_functions_as_processes_and_warns() {
+    let home = home();
+    let Some(mut command) = in_a_world_without_kvm(home.path()) else {
+        return;
+    };
+    let said = home.path().join("said");
+    command.stderr(std::fs::File::create(&said).unwrap());
+    let platform = Platform::start_with(command, home.path());
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert!(said.contains("confined processes") && said.contains("/dev/kvm does not exist"), "{said}");
+    succeeded(platform.run(["deploy", "echo", "--image", "echo"]));
     let called = platform.call("echo", "hello");
-    assert!(called.status.is_server_error(), "{}", called.status);
-    assert!(called.text().contains("/dev/kvm does not exist"), "{}", called.text());
+    assert_eq!((called.status, called.text().as_str()), (StatusCode::OK, "hello"));
+    let logged = stdout(&succeeded(platform.run(["logs", "echo"])));
+    assert!(logged.contains("backend process") && logged.contains("/dev/kvm does not exist"), "{logged}");
 }
 
 #[test]
@@ -371,8 +389,8 @@ fn a_user_who_may_not_open_kvm_is_told_about_the_group() {
         eprintln!("skipped: everybody may open /dev/kvm here");
         return;
     }
-    assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("/dev/kvm may not be opened") && said.contains("usermod"), "{said}");
+    assert!(said.contains("a confined child process ran code"), "what takes its place: {said}");
 }
 
 /// The program in a mount namespace whose `/dev` has nothing but `null` and `urandom`; `None` where the kernel

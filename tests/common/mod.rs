@@ -50,9 +50,15 @@ pub(crate) fn picture(name: &str) -> PathBuf {
 /// The program, without anything of the user's environment that would change what it does.
 pub(crate) fn kernlet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kernlet"));
-    for name in
-        ["KERNLET_HOME", "KERNLET_LOG", "KERNLET_MAX_INFLIGHT", "OPENFAAS_URL", "OPENFAAS_USER", "OPENFAAS_PASSWORD"]
-    {
+    for name in [
+        "KERNLET_HOME",
+        "KERNLET_BACKEND",
+        "KERNLET_LOG",
+        "KERNLET_MAX_INFLIGHT",
+        "OPENFAAS_URL",
+        "OPENFAAS_USER",
+        "OPENFAAS_PASSWORD",
+    ] {
         command.env_remove(name);
     }
     command.current_dir(root()).stdin(Stdio::null());
@@ -303,7 +309,7 @@ impl Reply {
 
 /// The processes whose parent is this one, from `/proc/PID/stat` (proc(5): the fourth field is the parent,
 /// and the second, in parentheses, may hold anything).
-fn children_of(parent: Pid) -> Vec<Pid> {
+pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let processes =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
     let is_child = |pid: &i32| {

@@ -44,6 +44,7 @@ Examples:
 Environment:
   KERNLET_HOME       where images, state, logs and the password live, as --home
                      (default: $XDG_DATA_HOME/kernlet, or ~/.local/share/kernlet)
+  KERNLET_BACKEND    what functions run on: kvm, process or auto, as --backend
   OPENFAAS_URL       the gateway to talk to, as --gateway
   OPENFAAS_USER, OPENFAAS_PASSWORD
                      the gateway's credentials, when they are not the ones in <home>/auth

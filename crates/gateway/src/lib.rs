@@ -74,6 +74,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The program that has the subcommand `watchdog`.
     pub program: PathBuf,
+    /// What `watchdog` is given besides what this crate gives it.
+    pub options: Vec<String>,
     /// Most invocations under way at the same time, over all functions; `None` takes what suits the machine.
     pub max_inflight: Option<NonZero<usize>>,
     /// How much of the watchdogs' jail has to hold.
@@ -176,11 +178,23 @@ impl Gateway {
         raise_descriptor_limit();
         let sockets = empty_folder(&home.join("run"))?;
         let credentials = Credentials::load_or_create(&home)?;
-        let (opened, program, jail) = (home.clone(), config.program, config.jail);
+        let opened = home.clone();
         let admission = Admission::new(config.max_inflight);
-        let functions = tokio::task::spawn_blocking(move || open_functions(&opened, program, jail, sockets, admission))
-            .await
-            .map_err(|error| GatewayError::Start(error.to_string()))??;
+        let functions = tokio::task::spawn_blocking(move || {
+            let confinement = Confinement::open(config.jail, &opened)
+                .map_err(|error| GatewayError::Start(format!("the jail is required: {}", answer::chain(&error))))?;
+            let launcher = Launcher {
+                program: config.program,
+                options: config.options,
+                folder: sockets,
+                templates: Templates::of(&opened),
+                runtime: Handle::current(),
+                confinement,
+            };
+            open_functions(&opened, launcher, admission)
+        })
+        .await
+        .map_err(|error| GatewayError::Start(error.to_string()))??;
         functions.recover().await.map_err(|error| match error {
             FunctionsError::State(error) => GatewayError::State(error),
             error => GatewayError::Start(answer::chain(&error)),
@@ -260,20 +274,10 @@ fn empty_folder(path: &Path) -> Result<PathBuf, GatewayError> {
     made.map(|()| path.to_owned()).map_err(|source| GatewayError::Home { path: path.to_owned(), source })
 }
 
-fn open_functions(
-    home: &Path,
-    program: PathBuf,
-    jail: Mode,
-    sockets: PathBuf,
-    admission: Arc<Admission>,
-) -> Result<Functions, GatewayError> {
+fn open_functions(home: &Path, launcher: Launcher, admission: Arc<Admission>) -> Result<Functions, GatewayError> {
     let store = kernlet_image::Store::open(home)
         .map_err(|source| GatewayError::Images { home: home.to_owned(), source: Box::new(source) })?;
     let state = State::open(home)?;
     let logs = Logs::start(home).map_err(|error| GatewayError::Start(error.to_string()))?;
-    let confinement = Confinement::open(jail, home)
-        .map_err(|error| GatewayError::Start(format!("the jail is required: {}", answer::chain(&error))))?;
-    let (templates, runtime) = (Templates::of(home), Handle::current());
-    let launcher = Launcher { program, folder: sockets, templates, runtime, confinement };
     Ok(Functions::new(store, state, logs, launcher, admission))
 }

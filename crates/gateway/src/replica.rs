@@ -45,6 +45,8 @@ pub(crate) enum StartError {
 pub(crate) struct Launcher {
     /// The program that has the subcommand `watchdog`.
     pub(crate) program: PathBuf,
+    /// Its further options.
+    pub(crate) options: Vec<String>,
     /// The folder of sockets and specifications.
     pub(crate) folder: PathBuf,
     /// Where functions' templates are kept.

@@ -151,6 +151,7 @@ impl Supervisor {
             .arg(&self.spec)
             .args(["--listen", "fd:0"])
             .args(["--jail", &self.launcher.confinement.mode().to_string()])
+            .args(&self.launcher.options)
             .stdin(Stdio::from(listener))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

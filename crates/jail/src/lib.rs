@@ -103,19 +103,34 @@ pub struct Jail {
     layers: Vec<Layer>,
     limits: Limits,
     ends_with_parent: bool,
+    without: Vec<(Layer, &'static str)>,
 }
 
 impl Jail {
     /// All layers, in this mode.
     #[must_use]
     pub fn plan(mode: Mode) -> Self {
-        Self { mode, layers: Layer::ALL.to_vec(), limits: Limits::default(), ends_with_parent: false }
+        Self {
+            mode,
+            layers: Layer::ALL.to_vec(),
+            limits: Limits::default(),
+            ends_with_parent: false,
+            without: Vec::new(),
+        }
     }
 
     /// The same jail with these layers alone, so that each can be shown to hold by itself.
     #[must_use]
     pub fn only(self, layers: &[Layer]) -> Self {
         Self { layers: layers.to_vec(), ..self }
+    }
+
+    /// The same jail without a layer that does not go with what the process does; that it is lost is said with this reason.
+    #[must_use]
+    pub fn without(mut self, layer: Layer, why: &'static str) -> Self {
+        self.layers.retain(|other| *other != layer);
+        self.without.push((layer, why));
+        self
     }
 
     /// The same jail with other limits.
@@ -197,6 +212,9 @@ impl Jail {
         }
         if let Some(filters) = filters {
             report.add(Layer::SystemCalls, calls::enter(filters)?);
+        }
+        for (layer, why) in self.without {
+            report.add(layer, Err(why.to_owned()));
         }
         report.add_threads(threads);
         if self.mode == Mode::Required && !report.is_complete() {

@@ -281,6 +281,26 @@ pub enum Cause {
         /// The error.
         source: kvm_ioctls::Error,
     },
+    /// The host did not do its part for a machine that is a process.
+    #[error("the host could not {action}")]
+    Process {
+        /// What was tried.
+        action: &'static str,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// The process that ran the guest is gone.
+    #[error(
+        "the process that ran the function was ended{}: by somebody, or by the host, which was out of memory",
+        .signal.map_or_else(String::new, |signal| format!(" by signal {signal}"))
+    )]
+    ProcessEnded {
+        /// The signal, if it was one.
+        signal: Option<i32>,
+    },
+    /// Template and hypervisor do not belong together.
+    #[error("the function's template was made by another backend")]
+    OtherBackend,
     /// The host gave no memory for the machine.
     #[error("no memory for a machine of {size} bytes")]
     Memory {

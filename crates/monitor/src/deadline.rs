@@ -1,9 +1,11 @@
 //! Stops guests that run too long. One thread for all machines looks at their deadlines every few
-//! milliseconds while guests run, and sleeps otherwise; a guest past its deadline is kicked out of KVM by
-//! a signal to its thread. Costs a running machine some atomic stores. Never stops a plugin in the middle.
+//! milliseconds while guests run, and sleeps otherwise; a guest past its deadline is kicked out by a signal to
+//! its thread, or to its process where it is one. Costs a running machine some atomic stores. Never stops a plugin in
+//! the middle.
 
 use std::{
     cell::Cell,
+    os::fd::RawFd,
     ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
@@ -30,6 +32,8 @@ const IDLE_TICKS: u32 = 20;
 pub(crate) enum Kick {
     /// `immediate_exit` in this `kvm_run` page, set by a signal to the thread that runs the guest.
     Kvm(*mut kvm_run),
+    /// A signal to the child process that this descriptor names; it comes to its tracer and not to the guest.
+    Process(RawFd),
 }
 
 thread_local! {
@@ -46,10 +50,12 @@ pub(crate) struct Timer {
     slot: Arc<Slot>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
     /// Thread that runs the machine.
     thread: AtomicI32,
+    /// Descriptor of the process that is the machine; [`NO_PROCESS`] under KVM.
+    process: AtomicI32,
     /// Nanoseconds after the supervisor's start at which the guest is to be stopped, [`JUST_RAN`] or [`IDLE`].
     deadline: AtomicU64,
 }
@@ -61,9 +67,15 @@ const IDLE: u64 = 0;
 /// the supervisor awake by it, also when it is looked at between two runs: waking it takes a system call.
 const JUST_RAN: u64 = 1;
 
+const NO_PROCESS: RawFd = -1;
+
 impl Timer {
     pub(crate) fn new() -> Self {
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(Slot {
+            thread: AtomicI32::new(0),
+            process: AtomicI32::new(NO_PROCESS),
+            deadline: AtomicU64::new(0),
+        });
         supervisor().slots.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&slot));
         Self { slot }
     }
@@ -71,10 +83,15 @@ impl Timer {
     /// Runs `body` on this thread with the machine exposed to the kick, which comes once `deadline` has passed.
     pub(crate) fn guard<T>(&self, deadline: Instant, kick: Kick, body: impl FnOnce() -> T) -> T {
         let supervisor = supervisor();
-        match kick {
-            Kick::Kvm(run) => RUNNING.set(run),
-        }
+        let process = match kick {
+            Kick::Kvm(run) => {
+                RUNNING.set(run);
+                NO_PROCESS
+            }
+            Kick::Process(handle) => handle,
+        };
         // Seen by whoever sees the deadline.
+        self.slot.process.store(process, Relaxed);
         self.slot.thread.store(THREAD.with(|thread| *thread), Relaxed);
         self.slot.deadline.store(supervisor.since_start(deadline).max(JUST_RAN + 1), SeqCst);
         // Sequentially consistent with `watch`: either the supervisor sees the deadline or we see it asleep. One of
@@ -177,7 +194,7 @@ impl Supervisor {
                 IDLE => return true,
                 // Unless it runs again by now.
                 JUST_RAN => drop(slot.deadline.compare_exchange(JUST_RAN, IDLE, Relaxed, Relaxed)),
-                deadline if deadline <= now => kick(slot.thread.load(Relaxed)),
+                deadline if deadline <= now => kick(&slot),
                 _ => {}
             }
             running += 1;
@@ -191,7 +208,16 @@ fn signal_number() -> libc::c_int {
     libc::SIGRTMIN() + 1
 }
 
-fn kick(thread: libc::pid_t) {
+fn kick(slot: &Slot) {
+    let process = slot.process.load(Relaxed);
+    if process != NO_PROCESS {
+        let (no_info, no_flags) = (ptr::null_mut::<libc::siginfo_t>(), 0);
+        // SAFETY: a plain system call. A descriptor that was closed in the meantime names nothing, or another machine,
+        // which is interrupted and goes on.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, libc::SIGSTOP, no_info, no_flags) };
+        return;
+    }
+    let thread = slot.thread.load(Relaxed);
     // SAFETY: plain system calls without pointers; a thread that is gone gives ESRCH, which is as good.
     let process = unsafe { libc::getpid() };
     // SAFETY: as above.

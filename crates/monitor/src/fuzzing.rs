@@ -243,7 +243,7 @@ impl TemplateReader {
     pub fn new(unikernel: &Unikernel, config: &MachineConfig, accel: &Session) -> Result<Self, Cause> {
         let layout = Layout::new(unikernel, config)?;
         let cpuid = CpuId::new(0).unwrap();
-        let key = TemplateKey::of(&cpuid, unikernel, config, accel, "");
+        let key = TemplateKey::of(Some(&cpuid), unikernel, config, accel, "");
         Ok(Self { unikernel: unikernel.clone(), config: config.clone(), layout, key, cpuid })
     }
 

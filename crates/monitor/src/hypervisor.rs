@@ -1,8 +1,9 @@
-//! Opens `/dev/kvm` and says clearly why it cannot. Called once per process, before rights are dropped.
-//! Never creates a machine by itself.
+//! What runs machines on this host: opens `/dev/kvm` and says clearly why it cannot, or tries out the other backend.
+//! Called once per process, before rights are dropped.
 
 use std::{
-    io,
+    fmt, io,
+    str::FromStr,
     sync::{Arc, OnceLock},
 };
 
@@ -12,11 +13,27 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use crate::{
     crash::{Cause, kvm},
     kvm::{Shell, Stock},
+    probe::{self, TrialError},
 };
 
-/// The host's KVM. Cheap to clone.
+/// What runs machines on this host. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hypervisor {
+    host: Host,
+    /// Why it is not KVM, where nobody asked for anything.
+    passed_over: Option<Arc<HypervisorError>>,
+}
+
+/// What machines are made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Host {
+    Kvm(KvmHost),
+    Processes,
+}
+
+/// The host's KVM.
+#[derive(Clone, Debug)]
+pub(crate) struct KvmHost {
     inner: Arc<Inner>,
 }
 
@@ -33,6 +50,45 @@ impl Drop for Inner {
             stock.close();
         }
     }
+}
+
+/// What an operator wants machines to be made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// KVM where it can be opened, else processes, with a warning.
+    #[default]
+    Auto,
+    /// Virtual machines under KVM.
+    Kvm,
+    /// Confined child processes.
+    Process,
+}
+
+impl Backend {
+    const NAMES: [(&str, Self); 3] = [("auto", Self::Auto), ("kvm", Self::Kvm), ("process", Self::Process)];
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::NAMES.into_iter().find(|(_, backend)| backend == self);
+        f.write_str(named.map_or("auto", |(name, _)| name))
+    }
+}
+
+impl FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBackend> {
+        let named = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        named.map(|(_, backend)| backend).ok_or_else(|| UnknownBackend { name: text.to_owned() })
+    }
+}
+
+/// There is no such backend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no backend {name:?}; it is auto, kvm or process")]
+pub struct UnknownBackend {
+    name: String,
 }
 
 /// Why there is no hypervisor.
@@ -68,6 +124,22 @@ pub enum HypervisorError {
     /// The processor's features could not be read.
     #[error("KVM does not say which processor features it supports")]
     CpuId(#[source] io::Error),
+    /// The host does not let a process run guest code as it must.
+    #[error(
+        "functions cannot run as processes here: a process must be able to trace its children \
+         (kernel.yama.ptrace_scope below 2; in a container, a seccomp profile that allows ptrace, and no \
+         vdso that is sealed)"
+    )]
+    NoProcesses(#[source] TrialError),
+    /// No backend works.
+    #[error("{kvm}; and processes cannot take its place")]
+    Neither {
+        /// Why not KVM.
+        kvm: Box<Self>,
+        /// Why not processes.
+        #[source]
+        processes: Box<Self>,
+    },
 }
 
 impl Hypervisor {
@@ -76,6 +148,78 @@ impl Hypervisor {
     /// # Errors
     /// Why there is no usable KVM, and what to do about it.
     pub fn open() -> Result<Self, HypervisorError> {
+        Ok(Self { host: Host::Kvm(KvmHost::open()?), passed_over: None })
+    }
+
+    /// Machines as confined child processes, which need no KVM. Makes one that does not run, and leaves no thread behind.
+    ///
+    /// # Errors
+    /// What the host does not allow, and what to do about it.
+    pub fn processes() -> Result<Self, HypervisorError> {
+        let hypervisor = Self { host: Host::Processes, passed_over: None };
+        probe::make_one(&hypervisor).map_err(HypervisorError::NoProcesses)?;
+        Ok(hypervisor)
+    }
+
+    /// What the operator chose. [`Self::warning`] has what there is to say about it.
+    ///
+    /// # Errors
+    /// The chosen one cannot be had; none can.
+    pub fn choose(backend: Backend) -> Result<Self, HypervisorError> {
+        match backend {
+            Backend::Kvm => Self::open(),
+            Backend::Process => Self::processes(),
+            Backend::Auto => Self::open().or_else(|no_kvm| match Self::processes() {
+                Ok(processes) => Ok(Self { passed_over: Some(Arc::new(no_kvm)), ..processes }),
+                Err(no_processes) => {
+                    Err(HypervisorError::Neither { kvm: Box::new(no_kvm), processes: Box::new(no_processes) })
+                }
+            }),
+        }
+    }
+
+    /// What its machines are made of: never [`Backend::Auto`].
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match self.host {
+            Host::Kvm(_) => Backend::Kvm,
+            Host::Processes => Backend::Process,
+        }
+    }
+
+    /// Why this is not KVM, although nobody asked for anything else.
+    #[must_use]
+    pub fn warning(&self) -> Option<&HypervisorError> {
+        self.passed_over.as_deref()
+    }
+
+    /// From now on, keeps what new machines need ready, and takes machines that are gone apart in the background, on a
+    /// thread of its own. Processes are made when they are needed.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn keep_shells(&self) -> Result<(), io::Error> {
+        match &self.host {
+            Host::Kvm(host) => host.keep_shells(),
+            Host::Processes => Ok(()),
+        }
+    }
+
+    /// The features of the processor that machines have; of processes, the host's own, `None` here.
+    pub(crate) fn cpuid(&self) -> Option<&CpuId> {
+        match &self.host {
+            Host::Kvm(host) => Some(host.cpuid()),
+            Host::Processes => None,
+        }
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl KvmHost {
+    fn open() -> Result<Self, HypervisorError> {
         let kvm = Kvm::new().map_err(|error| open_error(io::Error::from_raw_os_error(error.errno())))?;
         let found = kvm.get_api_version();
         if u32::try_from(found) != Ok(KVM_API_VERSION) {
@@ -98,12 +242,7 @@ impl Hypervisor {
         Ok(Self { inner: Arc::new(Inner { kvm, cpuid, stock: OnceLock::new() }) })
     }
 
-    /// From now on, keeps what new machines need ready, and takes machines that are gone apart in the background, on a
-    /// thread of its own.
-    ///
-    /// # Errors
-    /// The host gives no thread.
-    pub fn keep_shells(&self) -> Result<(), io::Error> {
+    fn keep_shells(&self) -> Result<(), io::Error> {
         if self.inner.stock.get().is_none() {
             // The thread must not keep alive what it ends with.
             let inner = Arc::downgrade(&self.inner);

@@ -1,5 +1,5 @@
-//! The hypervisor: loads a unikernel into a machine of its own under KVM, runs it at CPL 3, serves its
-//! hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP or of processes.
+//! The hypervisor: loads a unikernel into a machine of its own, under KVM or as a confined process, runs it at CPL 3,
+//! serves its hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP or of processes.
 //! It never trusts the guest: every address and length is checked, every end has a name ([`Cause`]).
 //!
 //! | module | duty |
@@ -8,6 +8,7 @@
 //! | `layout` | decides where things lie in one machine's memory, and who may touch them |
 //! | `memory` | guest memory: volatile access only |
 //! | `kvm` | the processor under KVM: page tables, descriptor tables, fault stubs, registers, dirty pages |
+//! | `process` | the same as a confined child process, for hosts without KVM |
 //! | `processor` | a guest's processor, of whichever backend, and why it stops |
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
@@ -44,6 +45,7 @@ mod machine;
 mod memory;
 mod message;
 mod probe;
+mod process;
 mod processor;
 mod report;
 mod saved;
@@ -54,12 +56,12 @@ pub use backtrace::{Found, Frame};
 pub use crash::{Cause, CodeAddress, Crash, FaultAccess};
 pub use debugger::{Debugger, StopAt};
 pub use elf::{ElfError, Unikernel};
-pub use hypervisor::{Hypervisor, HypervisorError};
+pub use hypervisor::{Backend, Hypervisor, HypervisorError, UnknownBackend};
 pub use layout::{LayoutError, MachineConfig};
 pub use limits::{CpuBucket, Limits};
 pub use machine::{Machine, Used};
 pub use message::{Headers, Level, LogSink, Request, Response, Services, Usage};
-pub use probe::{Probe, ProbeState, probe};
+pub use probe::{Probe, ProbeState, TrialError, probe};
 pub use processor::Registers;
 pub use report::{FaultDetail, Report, RequestSummary};
 pub use saved::{LoadError, TemplateKey};

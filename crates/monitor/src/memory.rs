@@ -2,7 +2,14 @@
 //! machines are copy-on-write views. Used by the machine and the hypercalls; only `borrow` goes around it.
 //! Every access is bounds-checked against the mapping.
 
-use std::{cell::RefCell, io, ops::Range, os::fd::OwnedFd, ptr::NonNull};
+use std::{
+    cell::RefCell,
+    io,
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::NonNull,
+    sync::{PoisonError, RwLock},
+};
 
 use kernlet_abi::{Span, map::PAGE_SIZE};
 use rustix::{
@@ -63,6 +70,11 @@ impl FrozenMemory {
         Ok(Some(start..seek(&self.file, SeekFrom::Hole(start))?))
     }
 
+    /// Pointer to a range, which never changes.
+    pub(crate) fn pointer(&self, span: Span) -> Result<NonNull<u8>, OutOfBounds> {
+        self.mapping.pointer(span)
+    }
+
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.mapping.pointer(Span { offset, len: to.len() as u64 })?;
         let (len, pointer) = (to.len(), NonNull::from(to).cast());
@@ -86,12 +98,31 @@ unsafe impl Send for Mapping {}
 // other kind sits in a `GuestMemory`, which its `RefCell` keeps to one thread at a time.
 unsafe impl Sync for Mapping {}
 
+/// Held while a mapping has been made that children would still inherit, and, exclusively, while one is forked.
+static INHERITABLE: RwLock<()> = RwLock::new(());
+
+/// Forks, by what is given, at a moment when no guest's memory can get into the child.
+pub(crate) fn while_none_is_inheritable<T>(fork: impl FnOnce() -> T) -> T {
+    let _none = INHERITABLE.write().unwrap_or_else(PoisonError::into_inner);
+    fork()
+}
+
 impl Mapping {
     fn new(file: &OwnedFd, size: u64, access: ProtFlags, flags: MapFlags) -> Result<Self, io::Error> {
+        let _until_it_is_kept = INHERITABLE.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: no address is asked for, so no existing mapping is replaced.
         let base = unsafe { mmap(std::ptr::null_mut(), index(size), access, flags | MapFlags::NORESERVE, file, 0) }?;
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { base, size })
+        let mapping = Self { base, size };
+        mapping.keep_from_children()?;
+        Ok(mapping)
+    }
+
+    /// No child that this process forks has the mapping, not even before it gives up what it inherited.
+    fn keep_from_children(&self) -> Result<(), io::Error> {
+        // SAFETY: the mapping is our own, and its contents do not change.
+        unsafe { madvise(self.base.as_ptr().cast(), index(self.size), Advice::LinuxDontFork) }?;
+        Ok(())
     }
 
     /// Pointer to `span`, if it lies in the mapping.
@@ -119,6 +150,12 @@ const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfBounds;
 
+impl From<OutOfBounds> for io::Error {
+    fn from(_: OutOfBounds) -> Self {
+        io::ErrorKind::InvalidInput.into()
+    }
+}
+
 impl GuestMemory {
     /// Maps `size` bytes of zeroes, which take host memory only once touched.
     pub(crate) fn new(size: u64) -> Result<Self, io::Error> {
@@ -140,9 +177,12 @@ impl GuestMemory {
         let file = self.take_file()?;
         let (address, size) = (self.mapping.base.as_ptr().cast(), self.mapping.size);
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let until_it_is_kept = INHERITABLE.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the new mapping takes the place of the old one, whole, with the same contents; the guest is
         // stopped, and KVM follows a mapping that changes under a memory region.
         unsafe { mmap(address, index(size), READ_WRITE, flags, &file, 0) }?;
+        self.mapping.keep_from_children()?;
+        drop(until_it_is_kept);
         self.dirty = RefCell::new(DirtyPages::none(size));
         FrozenMemory::seal(file, size)
     }
@@ -184,6 +224,11 @@ impl GuestMemory {
     /// Size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.mapping.size
+    }
+
+    /// The file that the memory is a shared mapping of; none of a view.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
     /// The pages that differ from the template.

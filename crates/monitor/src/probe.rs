@@ -12,7 +12,10 @@ use kernlet_abi::{
 };
 use kernlet_accel::Runtime;
 
-use crate::{Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Template, Unikernel};
+use crate::{
+    Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Template, Unikernel, Usage,
+    guest::Guest,
+};
 
 /// How long a probe's guest may run.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -37,6 +40,8 @@ pub enum ProbeState {
     Works,
     /// It does not.
     Fails,
+    /// It does not, but functions run without it.
+    Replaced,
     /// It could not be tried, since something before it fails.
     Untried,
 }
@@ -45,32 +50,82 @@ pub enum ProbeState {
 #[must_use]
 pub fn probe() -> Vec<Probe> {
     let hypervisor = Hypervisor::open();
-    let opened = match &hypervisor {
-        Ok(_) => (ProbeState::Works, "/dev/kvm opens, with the API and capabilities needed".to_owned()),
-        Err(error) => (ProbeState::Fails, chain(error)),
+    let processes = processes_work();
+    let (code, faults) = match &hypervisor {
+        Ok(hypervisor) => (
+            tried(runs_code(hypervisor).map(|took| format!("a machine was made and ran code in {took:?}"))),
+            tried(reports_faults(hypervisor).map(|()| "a load from address zero was reported as such".to_owned())),
+        ),
+        Err(_) => (untried(), untried()),
     };
-    let (state, detail) = hypervisor.as_ref().map_or_else(|_| untried(), runs_code);
-    let (fault_state, fault_detail) = hypervisor.as_ref().map_or_else(|_| untried(), reports_faults);
+    let kvm_works = hypervisor.is_ok();
+    let or_else = |other| if other { ProbeState::Replaced } else { ProbeState::Fails };
+    let (kvm_state, kvm_detail) = match hypervisor {
+        Ok(_) => (ProbeState::Works, "/dev/kvm opens, with the API and capabilities needed".to_owned()),
+        Err(error) => (or_else(processes.is_ok()), chain(&error)),
+    };
+    let (process_state, process_detail) = match processes {
+        Ok(_) => (ProbeState::Works, "a confined child process ran code, and its fault was reported".to_owned()),
+        Err(error) => (or_else(kvm_works), chain(error.as_ref())),
+    };
     vec![
         Probe {
             name: "KVM",
-            state: opened.0,
-            detail: opened.1,
-            consequence: "functions run in machines of their own; without it they cannot run",
+            state: kvm_state,
+            detail: kvm_detail,
+            consequence: "functions run in machines of their own; without it they run as processes, slower and behind \
+                          the host's kernel alone",
         },
         Probe {
             name: "guest code at ring 3",
-            state,
-            detail,
+            state: code.0,
+            detail: code.1,
             consequence: "functions run at the processor's speed, vector instructions included",
         },
         Probe {
             name: "fault reports",
-            state: fault_state,
-            detail: fault_detail,
+            state: faults.0,
+            detail: faults.1,
             consequence: "a function that crashes is reported with address and cause",
         },
+        Probe {
+            name: "processes",
+            state: process_state,
+            detail: process_detail,
+            consequence: "functions can run without KVM, when it is missing or with `kernlet up --backend process`",
+        },
     ]
+}
+
+/// Why something that was tried out does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// The machine ended.
+    #[error(transparent)]
+    Crash(#[from] Box<Crash>),
+    /// A fault was not noticed.
+    #[error("a load from address zero went through")]
+    Unnoticed,
+}
+
+/// Whether a machine can be made, up to its first instruction.
+pub(crate) fn make_one(hypervisor: &Hypervisor) -> Result<(), TrialError> {
+    let (unikernel, config, services) = parts(&[0x0f, 0x0b]);
+    let made = Guest::boot(hypervisor, &unikernel, &config, services, Instant::now());
+    made.map(drop).map_err(|cause| Crash::new(cause, Usage::default()).into())
+}
+
+fn processes_work() -> Result<(), Box<dyn std::error::Error>> {
+    let hypervisor = Hypervisor::processes()?;
+    runs_code(&hypervisor)?;
+    Ok(reports_faults(&hypervisor)?)
+}
+
+fn tried(outcome: Result<String, TrialError>) -> (ProbeState, String) {
+    match outcome {
+        Ok(found) => (ProbeState::Works, found),
+        Err(error) => (ProbeState::Fails, chain(&error)),
+    }
 }
 
 fn untried() -> (ProbeState, String) {
@@ -78,7 +133,7 @@ fn untried() -> (ProbeState, String) {
 }
 
 /// An SSE instruction, then `next_request` with its block below the top of the stack.
-fn runs_code(hypervisor: &Hypervisor) -> (ProbeState, String) {
+fn runs_code(hypervisor: &Hypervisor) -> Result<Duration, TrialError> {
     let [a, b, c, d] = block_address().to_le_bytes();
     let [e, f, g, h] = hypercall_entry().to_le_bytes();
     let [next, ..] = number::NEXT_REQUEST.to_le_bytes();
@@ -90,24 +145,20 @@ fn runs_code(hypervisor: &Hypervisor) -> (ProbeState, String) {
         0xff, 0xd0, // call rax
     ];
     let begun = Instant::now();
-    match boot(hypervisor, &code) {
-        Ok(_) => (ProbeState::Works, format!("a machine was made and ran code in {:?}", begun.elapsed())),
-        Err(crash) => (ProbeState::Fails, chain(&crash)),
-    }
+    boot(hypervisor, &code)?;
+    Ok(begun.elapsed())
 }
 
 /// A load from the null page.
-fn reports_faults(hypervisor: &Hypervisor) -> (ProbeState, String) {
+fn reports_faults(hypervisor: &Hypervisor) -> Result<(), TrialError> {
     let code = [
         0x31, 0xc0, // xor eax, eax
         0x8b, 0x00, // mov eax, [rax]
     ];
     match boot(hypervisor, &code) {
-        Err(crash) if matches!(crash.cause(), Cause::PageFault { address: 0, .. }) => {
-            (ProbeState::Works, "a load from address zero was reported as such".to_owned())
-        }
-        Err(crash) => (ProbeState::Fails, chain(&crash)),
-        Ok(_) => (ProbeState::Fails, "a load from address zero went through".to_owned()),
+        Err(crash) if matches!(crash.cause(), Cause::PageFault { address: 0, .. }) => Ok(()),
+        Err(crash) => Err(crash.into()),
+        Ok(_) => Err(TrialError::Unnoticed),
     }
 }
 
@@ -122,10 +173,15 @@ fn hypercall_entry() -> u32 {
 }
 
 fn boot(hypervisor: &Hypervisor, code: &[u8]) -> Result<Machine, Box<Crash>> {
+    let (unikernel, config, services) = parts(code);
+    Template::boot(hypervisor, &unikernel, &config, services, Instant::now() + LIMIT).map(|(_, machine)| machine)
+}
+
+/// What the smallest machine is made of.
+fn parts(code: &[u8]) -> (Unikernel, MachineConfig, Services) {
     let config = MachineConfig { memory: MEMORY_MIN, request_limit: 0, response_limit: 0, environment: Vec::new() };
     let services = Services { accel: Arc::new(Runtime::new(Vec::new()).session()), log: Arc::new(NoLog) };
-    let unikernel = Unikernel::from_code(code);
-    Template::boot(hypervisor, &unikernel, &config, services, Instant::now() + LIMIT).map(|(_, machine)| machine)
+    (Unikernel::from_code(code), config, services)
 }
 
 /// A probe's guest logs nothing.

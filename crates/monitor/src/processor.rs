@@ -6,25 +6,32 @@ use std::time::Duration;
 use crate::{
     crash::Cause,
     deadline::Kick,
-    hypervisor::Hypervisor,
+    hypervisor::{Host, Hypervisor},
     kvm,
     layout::Layout,
     limits,
     memory::{FrozenMemory, GuestMemory},
+    process,
 };
 
 /// What carries out a guest's instructions. It refers to the guest's memory, which must outlive it.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a machine has one, and does not move it")]
 pub(crate) enum Processor {
     /// A virtual machine under KVM.
     Kvm(kvm::Processor),
+    /// A child process.
+    Process(process::Processor),
 }
 
 /// The registers of a guest that waits for its first request, as a template keeps them.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a template has one, and does not move it")]
 pub(crate) enum CpuState {
     /// Of a virtual machine under KVM.
     Kvm(kvm::CpuState),
+    /// Of a child process.
+    Process(process::CpuState),
 }
 
 impl Processor {
@@ -32,24 +39,32 @@ impl Processor {
     pub(crate) fn boot(
         hypervisor: &Hypervisor,
         memory: &GuestMemory,
-        _layout: &Layout,
+        layout: &Layout,
         entry: u64,
     ) -> Result<Self, Cause> {
-        kvm::Processor::boot(hypervisor, memory, entry).map(Self::Kvm)
+        match hypervisor.host() {
+            Host::Kvm(host) => kvm::Processor::boot(host, memory, entry).map(Self::Kvm),
+            Host::Processes => process::Processor::boot(memory, layout, entry).map(Self::Process),
+        }
     }
 
     /// A processor, and its memory, in the state in which a template was frozen.
     pub(crate) fn from_template(
         hypervisor: &Hypervisor,
-        _layout: &Layout,
+        layout: &Layout,
         template: &FrozenMemory,
         state: &CpuState,
     ) -> Result<(Self, GuestMemory), Cause> {
-        match state {
-            CpuState::Kvm(state) => {
-                let (processor, memory) = kvm::Processor::from_template(hypervisor, template, state)?;
+        match (hypervisor.host(), state) {
+            (Host::Kvm(host), CpuState::Kvm(state)) => {
+                let (processor, memory) = kvm::Processor::from_template(host, template, state)?;
                 Ok((Self::Kvm(processor), memory))
             }
+            (Host::Processes, CpuState::Process(state)) => {
+                let (processor, memory) = process::Processor::from_template(layout, template, state)?;
+                Ok((Self::Process(processor), memory))
+            }
+            _ => Err(Cause::OtherBackend),
         }
     }
 
@@ -57,6 +72,9 @@ impl Processor {
     pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
         match self {
             Self::Kvm(processor) => processor.freeze(memory).map(|(memory, state)| (memory, CpuState::Kvm(state))),
+            Self::Process(processor) => {
+                processor.freeze(memory).map(|(memory, state)| (memory, CpuState::Process(state)))
+            }
         }
     }
 
@@ -67,6 +85,7 @@ impl Processor {
     pub(crate) fn debuggable(&mut self) -> Result<&mut kvm::Processor, Cause> {
         match self {
             Self::Kvm(processor) => Ok(processor),
+            Self::Process(_) => Err(Cause::OtherBackend),
         }
     }
 
@@ -79,6 +98,8 @@ impl Processor {
     ) -> Result<(), Cause> {
         match (self, state) {
             (Self::Kvm(processor), CpuState::Kvm(state)) => processor.rewind(memory, template, state),
+            (Self::Process(processor), CpuState::Process(state)) => processor.rewind(memory, template, state),
+            _ => Err(Cause::OtherBackend),
         }
     }
 
@@ -90,6 +111,8 @@ impl Processor {
     ) -> Result<Option<&'static str>, Cause> {
         match (self, state) {
             (Self::Kvm(processor), CpuState::Kvm(state)) => processor.first_difference(memory, state),
+            (Self::Process(processor), CpuState::Process(state)) => processor.first_difference(state),
+            _ => Err(Cause::OtherBackend),
         }
     }
 
@@ -97,6 +120,7 @@ impl Processor {
     pub(crate) fn run(&mut self, memory: &mut GuestMemory) -> Result<Exit, Cause> {
         match self {
             Self::Kvm(processor) => processor.run(memory),
+            Self::Process(processor) => processor.run(memory),
         }
     }
 
@@ -104,6 +128,7 @@ impl Processor {
     pub(crate) fn dirty_pages(&mut self, memory: &mut GuestMemory) -> usize {
         match self {
             Self::Kvm(processor) => processor.dirty_pages(memory),
+            Self::Process(_) => process::pages_looked_at(memory),
         }
     }
 
@@ -112,6 +137,7 @@ impl Processor {
         match self {
             // The guest runs on the thread that asks.
             Self::Kvm(_) => limits::thread_clock(),
+            Self::Process(processor) => processor.clock(),
         }
     }
 
@@ -119,6 +145,7 @@ impl Processor {
     pub(crate) fn kick(&mut self) -> Kick {
         match self {
             Self::Kvm(processor) => Kick::Kvm(processor.run_page()),
+            Self::Process(processor) => Kick::Process(processor.handle()),
         }
     }
 
@@ -126,6 +153,7 @@ impl Processor {
     pub(crate) fn registers(&self, memory: &GuestMemory) -> Option<Registers> {
         match self {
             Self::Kvm(processor) => processor.registers(memory),
+            Self::Process(processor) => Some(processor.registers()),
         }
     }
 
@@ -133,6 +161,7 @@ impl Processor {
     pub(crate) fn instruction_pointer(&self) -> u64 {
         match self {
             Self::Kvm(processor) => processor.instruction_pointer(),
+            Self::Process(processor) => processor.instruction_pointer(),
         }
     }
 }

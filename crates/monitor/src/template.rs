@@ -104,7 +104,8 @@ impl Template {
     ) -> Result<Self, LoadError> {
         let layout = Layout::new(unikernel, config).map_err(Cause::from)?;
         let file = BufReader::with_capacity(64 * 1024, file);
-        let (memory, cpu) = saved::read(file, key, &layout, config, hypervisor.cpuid())?;
+        let cpuid = hypervisor.cpuid().ok_or(Cause::OtherBackend)?;
+        let (memory, cpu) = saved::read(file, key, &layout, config, cpuid)?;
         let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
         Ok(Self { inner: Arc::new(inner) })
     }

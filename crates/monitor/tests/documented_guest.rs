@@ -28,11 +28,13 @@ fn documented_unikernel() -> Unikernel {
 #[test]
 fn the_documented_guest_in_c_answers() {
     let unikernel = documented_unikernel();
-    let Some(hypervisor) = common::hypervisor() else { return };
-    let config = MachineConfig { memory: 4 * MIB, request_limit: MIB, response_limit: MIB, environment: Vec::new() };
-    let function = Function { hypervisor, unikernel, config, log: std::sync::Arc::default() };
-    let (used, first) = function.boot().unwrap().invoke(&request("/", b"from C"), in_seconds(5)).unwrap();
-    assert_eq!((first.status, first.body.as_slice()), (200, &b"from C"[..]));
-    let (_, second) = used.keep().invoke(&request("/", b""), in_seconds(5)).unwrap();
-    assert_eq!((second.status, second.body.as_slice()), (200, &b""[..]));
+    for hypervisor in common::hypervisors() {
+        let config =
+            MachineConfig { memory: 4 * MIB, request_limit: MIB, response_limit: MIB, environment: Vec::new() };
+        let function = Function { hypervisor, unikernel: unikernel.clone(), config, log: std::sync::Arc::default() };
+        let (used, first) = function.boot().unwrap().invoke(&request("/", b"from C"), in_seconds(5)).unwrap();
+        assert_eq!((first.status, first.body.as_slice()), (200, &b"from C"[..]));
+        let (_, second) = used.keep().invoke(&request("/", b""), in_seconds(5)).unwrap();
+        assert_eq!((second.status, second.body.as_slice()), (200, &b""[..]));
+    }
 }

@@ -22,7 +22,7 @@ use kernlet_abi::{
     },
     message::{RESPONSE_HEADERS_MAX, ResponseHead},
 };
-use kernlet_monitor::{Cause, Crash, Response};
+use kernlet_monitor::{Cause, Crash, Hypervisor, Response};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// Memory of the machines here, and where their heap and request window begin (see [`Function::of`]).
@@ -107,8 +107,8 @@ struct Caller {
 }
 
 impl Caller {
-    fn new() -> Option<Self> {
-        Some(Self { arena: attack::Arena::new()? })
+    fn on_each_backend() -> impl Iterator<Item = Self> {
+        attack::Arena::on_each_backend().map(|arena| Self { arena })
     }
 
     /// Makes one call, with `more` in [`SCRATCH`]; its status, given as a response's by a guest that goes on.
@@ -176,173 +176,192 @@ fn argument(data: Span, access: u32) -> AccelArg {
 
 #[test]
 fn the_argument_block_itself_must_be_writable() {
-    let Some(caller) = Caller::new() else { return };
-    let blocks = [0, 0xfff, SUPERVISOR_BASE, PAGE_TABLE_BASE, BOOT_BASE, HYPERCALL_PAGE, VECTORS_PAGE, STACK_BASE - 8];
-    let more = [CODE, CONSTANTS, WINDOW, WINDOW - 4, MEMORY - 4, MEMORY - 8, MEMORY, 0xffff_fffc, 0xffff_ffff];
-    for block in blocks.into_iter().chain(more) {
-        let code = assemble(|a| hypercall(a, block));
-        let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else { panic!("{block:#x} was taken") };
-        assert_bad_pointer(&crash, Span { offset: block, len: 8 }, true);
+    for caller in Caller::on_each_backend() {
+        let blocks =
+            [0, 0xfff, SUPERVISOR_BASE, PAGE_TABLE_BASE, BOOT_BASE, HYPERCALL_PAGE, VECTORS_PAGE, STACK_BASE - 8];
+        let more = [CODE, CONSTANTS, WINDOW, WINDOW - 4, MEMORY - 4, MEMORY - 8, MEMORY, 0xffff_fffc, 0xffff_ffff];
+        for block in blocks.into_iter().chain(more) {
+            let code = assemble(|a| hypercall(a, block));
+            let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else { panic!("{block:#x} was taken") };
+            assert_bad_pointer(&crash, Span { offset: block, len: 8 }, true);
+        }
     }
 }
 
 #[test]
 fn a_block_that_begins_in_the_guests_memory_must_end_there() {
-    let Some(caller) = Caller::new() else { return };
-    for (number, len) in [
-        (number::NEXT_REQUEST, size_of::<NextRequest>()),
-        (number::LOG, size_of::<Log>()),
-        (number::CLOCK, size_of::<Clock>()),
-        (number::ENTROPY, size_of::<Entropy>()),
-        (number::ACCEL, size_of::<AccelCall>()),
-        (number::FIND_RESOURCE, size_of::<FindResource>()),
-        (number::EXIT, size_of::<Exit>()),
-    ] {
-        // The head is the last that fits before the read-only window.
-        let block = WINDOW - 8;
-        let code = assemble(|a| {
-            use iced_x86::code_asm::*;
-            a.mov(dword_ptr(block), i32::try_from(number).unwrap())?;
-            hypercall(a, block)
-        });
-        let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else { panic!("call {number} was made") };
-        assert_bad_pointer(&crash, Span { offset: block, len: len as u64 }, true);
+    for caller in Caller::on_each_backend() {
+        for (number, len) in [
+            (number::NEXT_REQUEST, size_of::<NextRequest>()),
+            (number::LOG, size_of::<Log>()),
+            (number::CLOCK, size_of::<Clock>()),
+            (number::ENTROPY, size_of::<Entropy>()),
+            (number::ACCEL, size_of::<AccelCall>()),
+            (number::FIND_RESOURCE, size_of::<FindResource>()),
+            (number::EXIT, size_of::<Exit>()),
+        ] {
+            // The head is the last that fits before the read-only window.
+            let block = WINDOW - 8;
+            let code = assemble(|a| {
+                use iced_x86::code_asm::*;
+                a.mov(dword_ptr(block), i32::try_from(number).unwrap())?;
+                hypercall(a, block)
+            });
+            let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else {
+                panic!("call {number} was made")
+            };
+            assert_bad_pointer(&crash, Span { offset: block, len: len as u64 }, true);
+        }
     }
 }
 
 #[test]
 fn calls_that_do_not_exist_end_the_machine_by_their_number() {
-    let Some(caller) = Caller::new() else { return };
-    for unknown in [0, 8, 9, 0x100, 0x8000_0001, u32::MAX] {
-        let crash = caller.call(&head(unknown)).unwrap_err();
-        assert!(matches!(crash.cause(), Cause::UnknownHypercall { number } if *number == unknown), "{crash}");
+    for caller in Caller::on_each_backend() {
+        for unknown in [0, 8, 9, 0x100, 0x8000_0001, u32::MAX] {
+            let crash = caller.call(&head(unknown)).unwrap_err();
+            assert!(matches!(crash.cause(), Cause::UnknownHypercall { number } if *number == unknown), "{crash}");
+        }
     }
 }
 
 #[test]
 fn a_range_that_the_host_reads_must_be_the_guests_to_read() {
-    let Some(caller) = Caller::new() else { return };
-    for span in spans(UNREADABLE) {
-        caller.assert_refused(&log(span), &[], span, false);
-        caller.assert_refused(&find(span), &[], span, false);
-        caller.assert_refused(&exit(span, Span::default()), &[], span, false);
-        caller.assert_refused(&exit(Span::default(), span), &[], span, false);
-        let args = argument(span, access::IN);
-        caller.assert_refused(&accel(SCRATCH, 1, Span::default()), args.as_bytes(), span, false);
-    }
-    for span in spans(READ_ONLY).chain(spans(WRITABLE)).chain(empty()) {
-        assert_eq!(caller.call(&log(span)).unwrap(), status::OK, "{span:?}");
-        assert_eq!(caller.call(&find(span)).unwrap(), status::ENOENT, "{span:?}");
-        let crash = caller.call(&exit(span, span)).unwrap_err();
-        assert!(matches!(crash.cause(), Cause::Panic { .. }), "{span:?}: {crash}");
-        let args = argument(span, access::IN);
-        let status = caller.call_with(&accel(SCRATCH, 1, Span::default()), args.as_bytes()).unwrap();
-        assert_ne!(status, status::OK, "no plugin has the operation");
+    for caller in Caller::on_each_backend() {
+        for span in spans(UNREADABLE) {
+            caller.assert_refused(&log(span), &[], span, false);
+            caller.assert_refused(&find(span), &[], span, false);
+            caller.assert_refused(&exit(span, Span::default()), &[], span, false);
+            caller.assert_refused(&exit(Span::default(), span), &[], span, false);
+            let args = argument(span, access::IN);
+            caller.assert_refused(&accel(SCRATCH, 1, Span::default()), args.as_bytes(), span, false);
+        }
+        for span in spans(READ_ONLY).chain(spans(WRITABLE)).chain(empty()) {
+            assert_eq!(caller.call(&log(span)).unwrap(), status::OK, "{span:?}");
+            assert_eq!(caller.call(&find(span)).unwrap(), status::ENOENT, "{span:?}");
+            let crash = caller.call(&exit(span, span)).unwrap_err();
+            assert!(matches!(crash.cause(), Cause::Panic { .. }), "{span:?}: {crash}");
+            let args = argument(span, access::IN);
+            let status = caller.call_with(&accel(SCRATCH, 1, Span::default()), args.as_bytes()).unwrap();
+            assert_ne!(status, status::OK, "no plugin has the operation");
+        }
     }
 }
 
 #[test]
 fn a_range_that_the_host_writes_must_be_the_guests_to_write() {
-    let Some(caller) = Caller::new() else { return };
-    for span in spans(UNREADABLE).chain(spans(READ_ONLY)) {
-        caller.assert_refused(&entropy(span), &[], span, true);
-        caller.assert_refused(&accel(SCRATCH, 0, span), &[], span, true);
-        for access in [access::OUT, access::IN_OUT] {
-            let args = argument(span, access);
-            caller.assert_refused(&accel(SCRATCH, 1, Span::default()), args.as_bytes(), span, true);
+    for caller in Caller::on_each_backend() {
+        for span in spans(UNREADABLE).chain(spans(READ_ONLY)) {
+            caller.assert_refused(&entropy(span), &[], span, true);
+            caller.assert_refused(&accel(SCRATCH, 0, span), &[], span, true);
+            for access in [access::OUT, access::IN_OUT] {
+                let args = argument(span, access);
+                caller.assert_refused(&accel(SCRATCH, 1, Span::default()), args.as_bytes(), span, true);
+            }
         }
-    }
-    for span in spans(WRITABLE).chain(empty()) {
-        assert_eq!(caller.call(&entropy(span)).unwrap(), status::OK, "{span:?}");
-        assert_ne!(caller.call(&accel(SCRATCH, 0, span)).unwrap(), status::OK, "{span:?}");
-        for access in [access::OUT, access::IN_OUT] {
-            let args = argument(span, access);
-            let made = caller.call_with(&accel(SCRATCH, 1, span), args.as_bytes());
-            assert_ne!(made.unwrap(), status::OK, "{span:?}");
+        for span in spans(WRITABLE).chain(empty()) {
+            assert_eq!(caller.call(&entropy(span)).unwrap(), status::OK, "{span:?}");
+            assert_ne!(caller.call(&accel(SCRATCH, 0, span)).unwrap(), status::OK, "{span:?}");
+            for access in [access::OUT, access::IN_OUT] {
+                let args = argument(span, access);
+                let made = caller.call_with(&accel(SCRATCH, 1, span), args.as_bytes());
+                assert_ne!(made.unwrap(), status::OK, "{span:?}");
+            }
         }
     }
 }
 
 #[test]
 fn the_table_of_arguments_must_be_the_guests_to_write() {
-    let Some(caller) = Caller::new() else { return };
-    let len = size_of::<AccelArg>() as u64;
-    for (at, _) in UNREADABLE.iter().chain(READ_ONLY).filter(|(at, len)| !(*at == DATA && *len > 64)) {
-        caller.assert_refused(&accel(*at, 1, Span::default()), &[], Span { offset: *at, len }, true);
-    }
-    let last = WINDOW - len * 2 + 1;
-    caller.assert_refused(&accel(last, 2, Span::default()), &[], Span { offset: last, len: len * 2 }, true);
-    assert_ne!(caller.call(&accel(u64::MAX, 0, Span::default())).unwrap(), status::OK, "no table is no range");
-    for count in [ARGS_MAX + 1, 1 << 16, u32::MAX] {
-        let crash = caller.call(&accel(SCRATCH, count, Span::default())).unwrap_err();
-        assert!(matches!(crash.cause(), Cause::TooManyArguments { count: found, .. } if *found == count), "{crash}");
+    for caller in Caller::on_each_backend() {
+        let len = size_of::<AccelArg>() as u64;
+        for (at, _) in UNREADABLE.iter().chain(READ_ONLY).filter(|(at, len)| !(*at == DATA && *len > 64)) {
+            caller.assert_refused(&accel(*at, 1, Span::default()), &[], Span { offset: *at, len }, true);
+        }
+        let last = WINDOW - len * 2 + 1;
+        caller.assert_refused(&accel(last, 2, Span::default()), &[], Span { offset: last, len: len * 2 }, true);
+        assert_ne!(caller.call(&accel(u64::MAX, 0, Span::default())).unwrap(), status::OK, "no table is no range");
+        for count in [ARGS_MAX + 1, 1 << 16, u32::MAX] {
+            let crash = caller.call(&accel(SCRATCH, count, Span::default())).unwrap_err();
+            assert!(
+                matches!(crash.cause(), Cause::TooManyArguments { count: found, .. } if *found == count),
+                "{crash}"
+            );
+        }
     }
 }
 
 #[test]
 fn an_argument_of_an_accelerator_call_says_what_it_is() {
-    let Some(caller) = Caller::new() else { return };
-    let data = Span { offset: HEAP + PAGE_SIZE, len: 64 };
-    for unknown in [0, 4, u32::MAX] {
-        let crash = caller.call_with(&accel(SCRATCH, 1, data), argument(data, unknown).as_bytes()).unwrap_err();
-        assert!(matches!(crash.cause(), Cause::UnknownAccess { index: 0, access } if *access == unknown), "{crash}");
-    }
-    for dtype in [6, u32::MAX] {
-        let args = AccelArg { dtype, ..argument(data, access::IN) };
-        assert_eq!(caller.call_with(&accel(SCRATCH, 1, data), args.as_bytes()).unwrap(), status::EINVAL);
-    }
-    for rank in [u32::try_from(RANK_MAX).unwrap() + 1, u32::MAX] {
-        let args = AccelArg { rank, ..argument(data, access::IN) };
-        assert_eq!(caller.call_with(&accel(SCRATCH, 1, data), args.as_bytes()).unwrap(), status::EINVAL);
+    for caller in Caller::on_each_backend() {
+        let data = Span { offset: HEAP + PAGE_SIZE, len: 64 };
+        for unknown in [0, 4, u32::MAX] {
+            let crash = caller.call_with(&accel(SCRATCH, 1, data), argument(data, unknown).as_bytes()).unwrap_err();
+            assert!(
+                matches!(crash.cause(), Cause::UnknownAccess { index: 0, access } if *access == unknown),
+                "{crash}"
+            );
+        }
+        for dtype in [6, u32::MAX] {
+            let args = AccelArg { dtype, ..argument(data, access::IN) };
+            assert_eq!(caller.call_with(&accel(SCRATCH, 1, data), args.as_bytes()).unwrap(), status::EINVAL);
+        }
+        for rank in [u32::try_from(RANK_MAX).unwrap() + 1, u32::MAX] {
+            let args = AccelArg { rank, ..argument(data, access::IN) };
+            assert_eq!(caller.call_with(&accel(SCRATCH, 1, data), args.as_bytes()).unwrap(), status::EINVAL);
+        }
     }
 }
 
 #[test]
 fn arguments_that_overlap_where_one_is_written_end_the_machine() {
-    let Some(caller) = Caller::new() else { return };
-    let at = |offset, len| Span { offset, len };
-    let (whole, inner, last, behind) = (at(HEAP, 256), at(HEAP + 64, 64), at(HEAP + 255, 10), at(HEAP + 256, 10));
-    let both = |first, a, second, b| {
-        let args = [argument(first, a), argument(second, b)];
-        caller.call_with(&accel(SCRATCH, 2, Span::default()), args.as_bytes())
-    };
-    for (first, second) in [(whole, whole), (whole, inner), (inner, whole), (whole, last), (last, whole)] {
-        for (a, b) in [(access::OUT, access::IN), (access::IN, access::OUT), (access::IN_OUT, access::IN_OUT)] {
-            let crash = both(first, a, second, b).unwrap_err();
-            assert!(matches!(crash.cause(), Cause::OverlappingArguments { first: 0, second: 1 }), "{crash}");
+    for caller in Caller::on_each_backend() {
+        let at = |offset, len| Span { offset, len };
+        let (whole, inner, last, behind) = (at(HEAP, 256), at(HEAP + 64, 64), at(HEAP + 255, 10), at(HEAP + 256, 10));
+        let both = |first, a, second, b| {
+            let args = [argument(first, a), argument(second, b)];
+            caller.call_with(&accel(SCRATCH, 2, Span::default()), args.as_bytes())
+        };
+        for (first, second) in [(whole, whole), (whole, inner), (inner, whole), (whole, last), (last, whole)] {
+            for (a, b) in [(access::OUT, access::IN), (access::IN, access::OUT), (access::IN_OUT, access::IN_OUT)] {
+                let crash = both(first, a, second, b).unwrap_err();
+                assert!(matches!(crash.cause(), Cause::OverlappingArguments { first: 0, second: 1 }), "{crash}");
+            }
+            assert_ne!(both(first, access::IN, second, access::IN).unwrap(), status::OK, "two readers may share");
         }
-        assert_ne!(both(first, access::IN, second, access::IN).unwrap(), status::OK, "two readers may share");
-    }
-    for (first, second) in [(whole, behind), (behind, whole), (whole, at(HEAP + 64, 0)), (at(HEAP + 64, 0), whole)] {
-        assert_ne!(both(first, access::IN_OUT, second, access::OUT).unwrap(), status::OK, "they do not overlap");
+        for (first, second) in [(whole, behind), (behind, whole), (whole, at(HEAP + 64, 0)), (at(HEAP + 64, 0), whole)]
+        {
+            assert_ne!(both(first, access::IN_OUT, second, access::OUT).unwrap(), status::OK, "they do not overlap");
+        }
     }
 }
 
 /// A table, a block and an error buffer may lie in what an argument writes: the guest harms only itself.
 #[test]
 fn an_argument_over_the_calls_own_block_harms_only_the_guest() {
-    let Some(caller) = Caller::new() else { return };
-    for over in [BLOCK, SCRATCH] {
-        let args = argument(Span { offset: over, len: 64 }, access::OUT);
-        let error = Span { offset: over, len: 64 };
-        let _ = caller.call_with(&accel(SCRATCH, 1, error), args.as_bytes());
+    for caller in Caller::on_each_backend() {
+        for over in [BLOCK, SCRATCH] {
+            let args = argument(Span { offset: over, len: 64 }, access::OUT);
+            let error = Span { offset: over, len: 64 };
+            let _ = caller.call_with(&accel(SCRATCH, 1, error), args.as_bytes());
+        }
     }
 }
 
 #[test]
 fn texts_and_entropy_beyond_their_limits_are_cut_or_refused() {
-    let Some(caller) = Caller::new() else { return };
-    let long = Span { offset: HEAP, len: WINDOW - HEAP };
-    assert_eq!(caller.call(&entropy(long)).unwrap(), status::EINVAL);
-    assert_eq!(caller.call(&log(long)).unwrap(), status::OK);
-    assert_eq!(caller.call(&find(long)).unwrap(), status::ENOENT);
-    let crash = caller.call(&exit(long, long)).unwrap_err();
-    assert!(crash.to_string().len() as u64 <= 2 * LOG_MESSAGE_MAX + 100, "{} bytes", crash.to_string().len());
+    for caller in Caller::on_each_backend() {
+        let long = Span { offset: HEAP, len: WINDOW - HEAP };
+        assert_eq!(caller.call(&entropy(long)).unwrap(), status::EINVAL);
+        assert_eq!(caller.call(&log(long)).unwrap(), status::OK);
+        assert_eq!(caller.call(&find(long)).unwrap(), status::ENOENT);
+        let crash = caller.call(&exit(long, long)).unwrap_err();
+        assert!(crash.to_string().len() as u64 <= 2 * LOG_MESSAGE_MAX + 100, "{} bytes", crash.to_string().len());
+    }
 }
 
 /// The answer of a guest whose response's head lies at `at`, where its image has these bytes.
-fn respond(at: u64, head: &ResponseHead, more: &[u8]) -> Option<Result<Response, Box<Crash>>> {
-    let hypervisor = common::hypervisor()?;
+fn respond(hypervisor: &Hypervisor, at: u64, head: &ResponseHead, more: &[u8]) -> Result<Response, Box<Crash>> {
     let mut data = vec![0; usize::try_from(SCRATCH - DATA).unwrap()];
     data[..size_of::<ResponseHead>()].copy_from_slice(head.as_bytes());
     data.extend_from_slice(more);
@@ -351,9 +370,9 @@ fn respond(at: u64, head: &ResponseHead, more: &[u8]) -> Option<Result<Response,
         next_request(a, HEAP, u32::try_from(at & 0xffff_ffff).unwrap())?;
         next_request(a, HEAP, u32::try_from(at & 0xffff_ffff).unwrap())
     });
-    let function = Function::of(hypervisor, &Elf::with_code(&code, &data).build());
+    let function = Function::of(hypervisor.clone(), &Elf::with_code(&code, &data).build());
     let outcome = function.boot().unwrap().invoke(&request("/", b"body"), in_seconds(5));
-    Some(outcome.map(|(_, response)| response))
+    outcome.map(|(_, response)| response)
 }
 
 fn response(headers: Span, body: Span) -> ResponseHead {
@@ -362,85 +381,94 @@ fn response(headers: Span, body: Span) -> ResponseHead {
 
 #[test]
 fn a_response_must_be_the_guests_to_read() {
-    for (at, _) in UNREADABLE.iter().filter(|(at, len)| *at <= u64::from(u32::MAX) && *at != 0 && *len < PAGE_SIZE) {
-        let Some(outcome) = respond(*at, &ResponseHead::default(), &[]) else { return };
-        assert_bad_pointer(&outcome.unwrap_err(), Span { offset: *at, len: 40 }, false);
-    }
-    let none = respond(0, &ResponseHead::default(), &[]).unwrap().unwrap_err();
-    assert!(matches!(none.cause(), Cause::BadResponse { .. }), "{none}");
-    for span in spans(UNREADABLE) {
-        let body = respond(DATA, &response(Span::default(), span), &[]).unwrap().unwrap_err();
-        let headers = respond(DATA, &response(span, Span::default()), &[]).unwrap().unwrap_err();
-        if span.len <= MIB {
-            assert_bad_pointer(&body, span, false);
-        } else {
-            assert!(matches!(body.cause(), Cause::ResponseTooLarge { size, .. } if *size == span.len), "{body}");
+    for hypervisor in common::hypervisors() {
+        for (at, _) in UNREADABLE.iter().filter(|(at, len)| *at <= u64::from(u32::MAX) && *at != 0 && *len < PAGE_SIZE)
+        {
+            let outcome = respond(&hypervisor, *at, &ResponseHead::default(), &[]);
+            assert_bad_pointer(&outcome.unwrap_err(), Span { offset: *at, len: 40 }, false);
         }
-        if span.len <= RESPONSE_HEADERS_MAX {
-            assert_bad_pointer(&headers, span, false);
-        } else {
-            assert!(matches!(headers.cause(), Cause::BadResponse { .. }), "{headers}");
+        let none = respond(&hypervisor, 0, &ResponseHead::default(), &[]).unwrap_err();
+        assert!(matches!(none.cause(), Cause::BadResponse { .. }), "{none}");
+        for span in spans(UNREADABLE) {
+            let body = respond(&hypervisor, DATA, &response(Span::default(), span), &[]).unwrap_err();
+            let headers = respond(&hypervisor, DATA, &response(span, Span::default()), &[]).unwrap_err();
+            if span.len <= MIB {
+                assert_bad_pointer(&body, span, false);
+            } else {
+                assert!(matches!(body.cause(), Cause::ResponseTooLarge { size, .. } if *size == span.len), "{body}");
+            }
+            if span.len <= RESPONSE_HEADERS_MAX {
+                assert_bad_pointer(&headers, span, false);
+            } else {
+                assert!(matches!(headers.cause(), Cause::BadResponse { .. }), "{headers}");
+            }
         }
-    }
-    for span in spans(READ_ONLY).chain(spans(WRITABLE)).filter(|span| span.len <= MIB).chain(empty()) {
-        let body = respond(DATA, &response(Span::default(), span), &[]).unwrap().unwrap();
-        assert_eq!(body.body.len() as u64, span.len, "{span:?}");
+        for span in spans(READ_ONLY).chain(spans(WRITABLE)).filter(|span| span.len <= MIB).chain(empty()) {
+            let body = respond(&hypervisor, DATA, &response(Span::default(), span), &[]).unwrap();
+            assert_eq!(body.body.len() as u64, span.len, "{span:?}");
+        }
     }
 }
 
 #[test]
 fn a_response_that_is_none_is_named() {
-    for status in [0, 1, 100, 199, 600, 65_736, u32::MAX] {
-        let head = ResponseHead { status, ..ResponseHead::default() };
-        let Some(outcome) = respond(DATA, &head, &[]) else { return };
-        let crash = outcome.unwrap_err();
-        assert!(crash.to_string().contains(&format!("status {status} is not")), "{crash}");
-    }
-    let cut: [&[u8]; 6] =
-        [b"\x01", b"\x01\0\0", b"\x01\0\0\0", b"\x01\0\x01\0a", b"\xff\xff\xff\xff", b"\x01\0\0\0a\x05\0\x01\0abc"];
-    for bytes in cut {
-        let headers = Span { offset: SCRATCH, len: bytes.len() as u64 };
-        let crash = respond(DATA, &response(headers, Span::default()), bytes).unwrap().unwrap_err();
-        assert!(crash.to_string().contains("past the end of the headers"), "{crash}");
-    }
-    let latin = b"\x01\0\x01\0\xe9v";
-    let crash = respond(DATA, &response(Span { offset: SCRATCH, len: 6 }, Span::default()), latin);
-    assert!(crash.unwrap().unwrap_err().to_string().contains("UTF-8"));
-    for (size, fits) in [(MIB, true), (MIB + 1, false), (u64::MAX, false)] {
-        let outcome = respond(DATA, &response(Span::default(), Span { offset: HEAP, len: size }), &[]).unwrap();
-        match outcome {
-            Ok(response) => assert!(fits && response.body.len() as u64 == size),
-            Err(crash) => assert!(
-                !fits && matches!(crash.cause(), Cause::ResponseTooLarge { size: found, limit: MIB } if *found == size),
-                "{crash}"
-            ),
+    for hypervisor in common::hypervisors() {
+        for status in [0, 1, 100, 199, 600, 65_736, u32::MAX] {
+            let head = ResponseHead { status, ..ResponseHead::default() };
+            let crash = respond(&hypervisor, DATA, &head, &[]).unwrap_err();
+            assert!(crash.to_string().contains(&format!("status {status} is not")), "{crash}");
+        }
+        let cut: [&[u8]; 6] =
+            [b"\x01", b"\x01\0\0", b"\x01\0\0\0", b"\x01\0\x01\0a", b"\xff\xff\xff\xff", b"\x01\0\0\0a\x05\0\x01\0abc"];
+        for bytes in cut {
+            let headers = Span { offset: SCRATCH, len: bytes.len() as u64 };
+            let crash = respond(&hypervisor, DATA, &response(headers, Span::default()), bytes).unwrap_err();
+            assert!(crash.to_string().contains("past the end of the headers"), "{crash}");
+        }
+        let latin = b"\x01\0\x01\0\xe9v";
+        let crash = respond(&hypervisor, DATA, &response(Span { offset: SCRATCH, len: 6 }, Span::default()), latin);
+        assert!(crash.unwrap_err().to_string().contains("UTF-8"));
+        for (size, fits) in [(MIB, true), (MIB + 1, false), (u64::MAX, false)] {
+            let outcome = respond(&hypervisor, DATA, &response(Span::default(), Span { offset: HEAP, len: size }), &[]);
+            match outcome {
+                Ok(response) => assert!(fits && response.body.len() as u64 == size),
+                Err(crash) => assert!(
+                    !fits
+                        && matches!(crash.cause(), Cause::ResponseTooLarge { size: found, limit: MIB } if *found == size),
+                    "{crash}"
+                ),
+            }
         }
     }
 }
 
 #[test]
 fn the_smallest_headers_in_the_largest_room_are_read() {
-    let count = usize::try_from(RESPONSE_HEADERS_MAX / 4).unwrap();
-    let headers = Span { offset: HEAP + PAGE_SIZE, len: RESPONSE_HEADERS_MAX };
-    let Some(outcome) = respond(DATA, &response(headers, Span::default()), &[]) else { return };
-    assert_eq!(outcome.unwrap().headers.iter().count(), count, "a zeroed heap is so many empty fields");
-    let beyond = Span { len: RESPONSE_HEADERS_MAX + 1, ..headers };
-    let crash = respond(DATA, &response(beyond, Span::default()), &[]).unwrap().unwrap_err();
-    assert!(matches!(crash.cause(), Cause::BadResponse { .. }), "{crash}");
+    for hypervisor in common::hypervisors() {
+        let count = usize::try_from(RESPONSE_HEADERS_MAX / 4).unwrap();
+        let headers = Span { offset: HEAP + PAGE_SIZE, len: RESPONSE_HEADERS_MAX };
+        let outcome = respond(&hypervisor, DATA, &response(headers, Span::default()), &[]);
+        assert_eq!(outcome.unwrap().headers.iter().count(), count, "a zeroed heap is so many empty fields");
+        let beyond = Span { len: RESPONSE_HEADERS_MAX + 1, ..headers };
+        let crash = respond(&hypervisor, DATA, &response(beyond, Span::default()), &[]).unwrap_err();
+        assert!(matches!(crash.cause(), Cause::BadResponse { .. }), "{crash}");
+    }
 }
 
 #[test]
 fn a_response_before_the_first_request_is_named() {
-    let Some(caller) = Caller::new() else { return };
-    let code = assemble(|a| next_request(a, HEAP, u32::try_from(DATA).unwrap()));
-    let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else { panic!("it was taken") };
-    assert!(crash.to_string().contains("before the first request"), "{crash}");
+    for caller in Caller::on_each_backend() {
+        let code = assemble(|a| next_request(a, HEAP, u32::try_from(DATA).unwrap()));
+        let Err(crash) = caller.arena.run_elf(&Elf::with_code(&code, &[])) else { panic!("it was taken") };
+        assert!(crash.to_string().contains("before the first request"), "{crash}");
+    }
 }
 
 /// Block and argument of a zeroed call are themselves harmless.
 #[test]
 fn zeroes_are_no_call() {
-    let Some(caller) = Caller::new() else { return };
-    let crash = caller.call(&AccelCall::new_zeroed()).unwrap_err();
-    assert!(matches!(crash.cause(), Cause::UnknownHypercall { number: 0 }), "{crash}");
+    for caller in Caller::on_each_backend() {
+        let crash = caller.call(&AccelCall::new_zeroed()).unwrap_err();
+        assert!(matches!(crash.cause(), Cause::UnknownHypercall { number: 0 }), "{crash}");
+    }
 }

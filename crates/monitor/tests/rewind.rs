@@ -9,36 +9,41 @@ use kernlet_monitor::MachineConfig;
 /// Random requests of the property test; fewer where everything is emulated.
 const ROUNDS: u64 = 2000;
 
-fn faults() -> Option<Function> {
-    let function = Function::new("faults")?;
-    let config = MachineConfig { memory: 12 * MIB, request_limit: 64 * 1024, ..function.config.clone() };
-    Some(Function { config, ..function })
+fn faults() -> impl Iterator<Item = Function> {
+    Function::on_each_backend("faults").map(|function| {
+        let config = MachineConfig { memory: 12 * MIB, request_limit: 64 * 1024, ..function.config.clone() };
+        Function { config, ..function }
+    })
 }
 
 #[test]
 fn whatever_a_guest_scribbles_over_is_as_it_was_after_a_rewind() {
-    let Some(function) = faults() else { return };
-    let mut machine = function.boot().unwrap();
-    machine.audit().expect("the first machine is its template");
-    for seed in 0..ROUNDS / u64::from(patience()) {
-        // SplitMix64's increment: neighbouring seeds are far apart.
-        let body =
-            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(1 + usize::try_from(seed % 2000).unwrap());
-        let (used, response) = machine.invoke(&request("/scribble", &body), in_seconds(10)).unwrap();
-        assert!(response.body == body, "round {seed}: another request's body");
-        machine = used.rewind().unwrap();
-        if let Err(difference) = machine.audit() {
-            panic!("round {seed}: {difference} differs from the template");
+    for function in faults() {
+        let mut machine = function.boot().unwrap();
+        machine.audit().expect("the first machine is its template");
+        for seed in 0..ROUNDS / u64::from(patience()) {
+            // SplitMix64's increment: neighbouring seeds are far apart.
+            let body = seed
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes()
+                .repeat(1 + usize::try_from(seed % 2000).unwrap());
+            let (used, response) = machine.invoke(&request("/scribble", &body), in_seconds(10)).unwrap();
+            assert!(response.body == body, "round {seed}: another request's body");
+            machine = used.rewind().unwrap();
+            if let Err(difference) = machine.audit() {
+                panic!("round {seed}: {difference} differs from the template");
+            }
         }
     }
 }
 
 #[test]
 fn the_audit_notices_what_a_request_leaves_behind() {
-    let Some(function) = faults() else { return };
-    let (used, _) = function.boot().unwrap().invoke(&request("/count", b""), in_seconds(5)).unwrap();
-    let difference = used.keep().audit().unwrap_err();
-    assert!(difference.starts_with("memory at"), "{difference}");
+    for function in faults() {
+        let (used, _) = function.boot().unwrap().invoke(&request("/count", b""), in_seconds(5)).unwrap();
+        let difference = used.keep().audit().unwrap_err();
+        assert!(difference.starts_with("memory at"), "{difference}");
+    }
 }
 
 #[test]
@@ -57,47 +62,50 @@ fn a_machine_that_wrote_more_than_it_keeps_is_its_template_all_the_same() {
 
 #[test]
 fn machines_of_one_template_are_equal_and_do_not_see_each_other() {
-    let Some(function) = faults() else { return };
-    let (template, first) = function.template().unwrap();
-    let mut second = template.machine(&function.hypervisor, function.services()).unwrap();
-    second.audit().expect("a machine of the template is the template");
-    let count = |machine: kernlet_monitor::Machine| {
-        let (used, response) = machine.invoke(&request("/count", b""), in_seconds(5)).unwrap();
-        (used, String::from_utf8(response.body).unwrap())
-    };
-    let (used, counted) = count(first);
-    assert_eq!(counted, "1");
-    let (_, counted) = count(used.keep());
-    assert_eq!(counted, "2");
-    assert_eq!(count(second).1, "1");
+    for function in faults() {
+        let (template, first) = function.template().unwrap();
+        let mut second = template.machine(&function.hypervisor, function.services()).unwrap();
+        second.audit().expect("a machine of the template is the template");
+        let count = |machine: kernlet_monitor::Machine| {
+            let (used, response) = machine.invoke(&request("/count", b""), in_seconds(5)).unwrap();
+            (used, String::from_utf8(response.body).unwrap())
+        };
+        let (used, counted) = count(first);
+        assert_eq!(counted, "1");
+        let (_, counted) = count(used.keep());
+        assert_eq!(counted, "2");
+        assert_eq!(count(second).1, "1");
+    }
 }
 
 #[test]
 fn two_machines_of_one_template_never_draw_the_same_bytes() {
-    let Some(function) = faults() else { return };
-    let (template, first) = function.template().unwrap();
-    let second = template.machine(&function.hypervisor, function.services()).unwrap();
-    let draw = |machine: kernlet_monitor::Machine| {
-        let (used, response) = machine.invoke(&request("/entropy", b""), in_seconds(5)).unwrap();
-        (used, response.body)
-    };
-    let (used, one) = draw(first);
-    let (_, two) = draw(used.rewind().unwrap());
-    let (_, three) = draw(second);
-    assert_eq!(one.len(), 32);
-    assert!(one != two && two != three && one != three);
+    for function in faults() {
+        let (template, first) = function.template().unwrap();
+        let second = template.machine(&function.hypervisor, function.services()).unwrap();
+        let draw = |machine: kernlet_monitor::Machine| {
+            let (used, response) = machine.invoke(&request("/entropy", b""), in_seconds(5)).unwrap();
+            (used, response.body)
+        };
+        let (used, one) = draw(first);
+        let (_, two) = draw(used.rewind().unwrap());
+        let (_, three) = draw(second);
+        assert_eq!(one.len(), 32);
+        assert!(one != two && two != three && one != three);
+    }
 }
 
 #[test]
 fn no_byte_of_one_request_is_visible_to_the_next() {
-    let Some(function) = faults() else { return };
-    let canary = [0xa7; 40_000];
-    let (used, _) = function.boot().unwrap().invoke(&request("/keep", &canary), in_seconds(5)).unwrap();
-    let kept = used.keep();
-    let (used, seen) = kept.invoke(&request("/find/167", b""), in_seconds(5)).unwrap();
-    assert_ne!(seen.body, b"0", "without a rewind the next request finds the last one's bytes");
-    drop(used);
-    let (used, _) = function.boot().unwrap().invoke(&request("/keep", &canary), in_seconds(5)).unwrap();
-    let (_, seen) = used.rewind().unwrap().invoke(&request("/find/167", b""), in_seconds(5)).unwrap();
-    assert_eq!(seen.body, b"0");
+    for function in faults() {
+        let canary = [0xa7; 40_000];
+        let (used, _) = function.boot().unwrap().invoke(&request("/keep", &canary), in_seconds(5)).unwrap();
+        let kept = used.keep();
+        let (used, seen) = kept.invoke(&request("/find/167", b""), in_seconds(5)).unwrap();
+        assert_ne!(seen.body, b"0", "without a rewind the next request finds the last one's bytes");
+        drop(used);
+        let (used, _) = function.boot().unwrap().invoke(&request("/keep", &canary), in_seconds(5)).unwrap();
+        let (_, seen) = used.rewind().unwrap().invoke(&request("/find/167", b""), in_seconds(5)).unwrap();
+        assert_eq!(seen.body, b"0");
+    }
 }

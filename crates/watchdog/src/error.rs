@@ -15,7 +15,7 @@ use crate::{limit::TimeLimit, listen::ListenError};
 /// Why a watchdog did not start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchdogError {
-    /// There is no usable KVM.
+    /// The chosen backend does not work.
     #[error("no machine can run on this host")]
     Hypervisor(#[from] HypervisorError),
     /// The unikernel's file cannot be read.

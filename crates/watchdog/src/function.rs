@@ -13,7 +13,8 @@ use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
 use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
-    CpuBucket, Crash, Hypervisor, Level, Limits, Machine, MachineConfig, Services, Template, TemplateKey, Unikernel,
+    Backend, CpuBucket, Crash, Hypervisor, Level, Limits, Machine, MachineConfig, Services, Template, TemplateKey,
+    Unikernel,
 };
 
 use crate::{
@@ -111,10 +112,15 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// What machines will be made of: never [`Backend::Auto`].
+    pub(crate) fn backend(&self) -> Backend {
+        self.hypervisor.backend()
+    }
+
     /// Opens the hypervisor, reads the function's files, and loads its template or takes the place for it.
     /// Starts no thread.
-    pub(crate) fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
-        let hypervisor = Hypervisor::open()?;
+    pub(crate) fn open(spec: &FunctionSpec, backend: Backend, log: &Log) -> Result<Self, WatchdogError> {
+        let hypervisor = Hypervisor::choose(backend)?;
         let parts = Parts::read(spec)?;
         let Parts { unikernel, machine, accel } = &parts;
         let (template, destination) = saved_template(spec, &hypervisor, unikernel, machine, accel, log);
@@ -129,7 +135,7 @@ impl Function {
     /// # Errors
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
     pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
-        Self::start(Opened::open(spec, log)?, spec, log)
+        Self::start(Opened::open(spec, Backend::Kvm, log)?, spec, log)
     }
 
     /// Begins to load the models and to boot the template of a function whose files are open.
@@ -276,6 +282,10 @@ fn saved_template(
     log: &Log,
 ) -> (Option<Held>, Option<Destination>) {
     let Some(path) = &spec.template else { return (None, None) };
+    if hypervisor.backend() == Backend::Process {
+        // Its registers are in a form that no file has.
+        return (None, None);
+    }
     let key = TemplateKey::new(hypervisor, unikernel, machine, accel, &spec.digest);
     match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
         Saved::Loaded(template) => (Some(Held { template, untried: true }), None),

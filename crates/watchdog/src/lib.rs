@@ -54,8 +54,8 @@ use std::{
 };
 
 use kernlet_image::{FunctionSpec, GoDuration};
-use kernlet_jail::{Jail, Limits, Mode, Report};
-use kernlet_monitor::Level;
+use kernlet_jail::{Jail, Layer, Limits, Mode, Report};
+use kernlet_monitor::{Backend, Level};
 use rustix::process::set_parent_process_death_signal;
 use tokio::{
     runtime::Runtime,
@@ -90,7 +90,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The function cannot be served; the reason is also the log's last line.
-pub fn run(spec: &FunctionSpec, listen: &Listen, jail: Mode) -> Result<(), WatchdogError> {
+pub fn run(spec: &FunctionSpec, listen: &Listen, backend: Backend, jail: Mode) -> Result<(), WatchdogError> {
     if *listen == Listen::Stdin {
         die_with_parent()?;
     }
@@ -101,7 +101,7 @@ pub fn run(spec: &FunctionSpec, listen: &Listen, jail: Mode) -> Result<(), Watch
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE) {
         log.watchdog("", Level::Warn, &format!("the system may end others first when memory runs out: {error}"));
     }
-    let prepared = Prepared::open(spec, listen, jail, &log);
+    let prepared = Prepared::open(spec, listen, backend, jail, &log);
     log.write_to(File::from(stdout)).map_err(system("start the log's thread"))?;
     let served = prepared.and_then(|prepared| prepared.serve(spec, listen, &log));
     if let Err(error) = &served {
@@ -122,6 +122,10 @@ fn die_with_parent() -> Result<(), WatchdogError> {
 /// The longest file that a watchdog may have is its machines' memory, a memory file; this much may be added to it.
 const FILE_MARGIN: u64 = 16 * 1024 * 1024;
 
+/// Why a watchdog whose machines are processes has no filter of system calls.
+const WITHOUT_FILTER: &str =
+    "machines are processes, which inherit the filter, and are confined by calls that it refuses";
+
 /// A watchdog that has opened all it needs and is in its jail, with one thread still.
 struct Prepared {
     opened: Opened,
@@ -133,8 +137,14 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn open(spec: &FunctionSpec, listen: &Listen, mode: Mode, log: &Log) -> Result<Self, WatchdogError> {
-        let opened = Opened::open(spec, log)?;
+    fn open(
+        spec: &FunctionSpec,
+        listen: &Listen,
+        backend: Backend,
+        mode: Mode,
+        log: &Log,
+    ) -> Result<Self, WatchdogError> {
+        let opened = Opened::open(spec, backend, log)?;
         let bound = listen.bind()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -149,6 +159,9 @@ impl Prepared {
         let mut jail = Jail::plan(mode).limits(Limits { file_size, ..Limits::default() });
         if *listen == Listen::Stdin {
             jail = jail.ends_with_parent();
+        }
+        if opened.backend() == Backend::Process {
+            jail = jail.without(Layer::SystemCalls, WITHOUT_FILTER);
         }
         Ok(Self { opened, bound, runtime, terminate, interrupt, jailed: jail.enter()? })
     }
@@ -196,10 +209,20 @@ fn log_start(spec: &FunctionSpec, listen: &Listen, function: &Function, log: &Lo
         timeout => format!("{} each", GoDuration(timeout)),
     };
     let text = format!(
-        "serving {}.{} on {listen}: image {}, {} a machine, {requests} requests at once, {time}, isolation {}",
-        spec.name, spec.namespace, spec.digest, config.memory, config.isolation
+        "serving {}.{} on {listen}: image {}, {} a machine, {requests} requests at once, {time}, isolation {}, \
+         backend {}",
+        spec.name,
+        spec.namespace,
+        spec.digest,
+        config.memory,
+        config.isolation,
+        function.shared().hypervisor.backend()
     );
     log.watchdog("", Level::Info, &text);
+    if let Some(warning) = function.shared().hypervisor.warning() {
+        let text = format!("machines are confined processes, since KVM cannot be used: {warning}");
+        log.watchdog("", Level::Warn, &text);
+    }
     if inflight.is_cut() {
         let text =
             format!("max_inflight {} is more than one watchdog serves; it serves {requests}", config.max_inflight);

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use kernlet_gateway::Gateway as Platform;
 use kernlet_image::{Reference, Store};
 use kernlet_jail::Mode;
-use kernlet_monitor::Hypervisor;
+use kernlet_monitor::{Backend, Hypervisor};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tracing_subscriber::filter::LevelFilter;
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     keep: bool,
     #[command(flatten)]
     jail: super::JailArgs,
+    #[command(flatten)]
+    backend: super::BackendArgs,
 }
 
 /// The functions that the demo shows; each is a folder below `functions/` and an image of the same name.
@@ -90,7 +92,11 @@ struct Picture {
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     logging::start(LevelFilter::WARN)?;
-    Hypervisor::open().context("the demo cannot run here; `kernlet doctor` says more")?;
+    let hypervisor = Hypervisor::choose(args.backend.chosen);
+    let hypervisor = hypervisor.context("the demo cannot run here; `kernlet doctor` says more")?;
+    if let Some(warning) = hypervisor.warning() {
+        output::note(&format!("functions run as confined processes, since KVM cannot be used: {warning}"));
+    }
     let root = project::find_root()?;
     let picture = Picture::read(args.picture.as_deref(), &root)?;
     let temporary = if args.keep || context.home_is_named() { None } else { Some(temporary_home()?) };
@@ -119,7 +125,7 @@ async fn perform(args: &Args, home: &Home, root: PathBuf, picture: &Picture) -> 
             return Err(interrupted());
         }
     }
-    let platform = start_platform(home, args.jail.mode).await?;
+    let platform = start_platform(home, args.backend.chosen, args.jail.mode).await?;
     let shown = tokio::select! {
         shown = show(&platform, home, picture, args.keep) => shown,
         () = signals.next() => Err(interrupted()),
@@ -163,10 +169,10 @@ fn build_images(root: &Path, home: &Home) -> anyhow::Result<()> {
 }
 
 /// Where OpenFaaS's clients look first, when nobody is there yet; else any free port.
-async fn start_platform(home: &Home, jail: Mode) -> anyhow::Result<Platform> {
+async fn start_platform(home: &Home, backend: Backend, jail: Mode) -> anyhow::Result<Platform> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
     let listen = if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    up::start_gateway(home, listen, None, jail).await
+    up::start_gateway(home, listen, None, backend, jail).await
 }
 
 async fn show(platform: &Platform, home: &Home, picture: &Picture, keep: bool) -> anyhow::Result<()> {

@@ -96,6 +96,7 @@ fn from_probe(probe: Probe) -> Check {
     let state = match probe.state {
         ProbeState::Works => State::Ok,
         ProbeState::Fails => State::Failed,
+        ProbeState::Replaced => State::Warning,
         ProbeState::Untried => State::Untried,
     };
     Check::new(probe.name, state, probe.detail, probe.consequence)

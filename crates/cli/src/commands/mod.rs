@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use kernlet_jail::Mode;
+use kernlet_monitor::Backend;
 
 use crate::Context;
 use crate::credentials::{Credentials, LoginArgs};
@@ -95,6 +96,21 @@ pub(crate) struct JailArgs {
         hide_env_values = true
     )]
     pub(crate) mode: Mode,
+}
+
+/// How the subcommands that run functions are told what to run them on.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct BackendArgs {
+    /// What machines are made of: kvm, process (confined processes), or auto (KVM where it works, else processes)
+    #[arg(
+        id = "backend",
+        long = "backend",
+        env = "KERNLET_BACKEND",
+        value_name = "BACKEND",
+        default_value_t = Backend::default(),
+        hide_env_values = true
+    )]
+    pub(crate) chosen: Backend,
 }
 
 /// The gateway named on the command line, and what to log in with.

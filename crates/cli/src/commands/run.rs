@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Overrides, Reference, Store, StoreError};
 use kernlet_monitor::{
-    Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Request, Response, Services, StopAt,
-    Template, Usage, Used, Watchers,
+    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Request, Response, Services,
+    StopAt, Template, Usage, Used, Watchers,
 };
 use kernlet_watchdog::{CrashReport, Parts, TimeLimit};
 use serde::Serialize;
@@ -104,6 +104,8 @@ pub(crate) struct Args {
     /// Say on stderr how long booting and each request took
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    backend: super::BackendArgs,
 }
 
 /// When gdb is first given the function.
@@ -121,7 +123,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         bail!("--audit compares rewound machines; it goes with --isolation rewind");
     }
     let show = Show { include: args.include, json: args.json, verbose: args.verbose || args.json };
-    let mut session = Session { run: Run::default(), show, audit: args.audit };
+    let backend = args.backend.chosen;
+    let mut session = Session { run: Run::default(), show, audit: args.audit, backend };
     let limit = if args.gdb.is_some() { TimeLimit::of_function(Duration::ZERO) } else { limit };
     let outcome = session.run(&spec, &call, limit, args);
     if show.json {
@@ -305,6 +308,7 @@ struct Session {
     run: Run,
     show: Show,
     audit: bool,
+    backend: Backend,
 }
 
 /// The outer error is ours, the inner one the function's.
@@ -312,7 +316,10 @@ type Outcome<T> = anyhow::Result<Result<T, Box<Crash>>>;
 
 impl Session {
     fn run(&mut self, spec: &FunctionSpec, call: &OwnedRequest, limit: TimeLimit, args: &Args) -> Outcome<()> {
-        let hypervisor = Hypervisor::open().context("no machine can run on this host")?;
+        let hypervisor = Hypervisor::choose(self.backend).context("no machine can run on this host")?;
+        if let Some(warning) = hypervisor.warning() {
+            output::note(&format!("a confined process instead of a virtual machine: {warning}"));
+        }
         let Parts { unikernel, machine, accel } = Parts::read(spec)?;
         accel.preload().context("the function's models cannot be loaded")?;
         let services = Services { accel, log: Arc::new(LogLines) };

@@ -7,6 +7,7 @@ use std::num::NonZero;
 use anyhow::Context as _;
 use kernlet_gateway::{Config, Gateway};
 use kernlet_jail::Mode;
+use kernlet_monitor::{Backend, Hypervisor};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::client::GatewayUrl;
@@ -24,6 +25,7 @@ use crate::{Context, logging, output};
 Examples:
   kernlet up
   kernlet up --listen 127.0.0.1:0 --home /tmp/try     any free port, a home to throw away
+  kernlet up --backend process                        without KVM: functions as confined processes
   kernlet up --listen 0.0.0.0:8080                    reachable from elsewhere: put TLS in front")]
 pub(crate) struct Args {
     /// Address to serve OpenFaaS's API and the functions on; port 0 takes a free one
@@ -35,19 +37,48 @@ pub(crate) struct Args {
     max_inflight: Option<NonZero<usize>>,
     #[command(flatten)]
     jail: super::JailArgs,
+    #[command(flatten)]
+    backend: super::BackendArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     logging::start(LevelFilter::INFO)?;
     let home = context.home()?;
+    let machines = check_backend(args.backend.chosen)?;
     runtime()?.block_on(async {
         let mut signals = StopSignals::new()?;
-        let gateway = start_gateway(&home, args.listen, args.max_inflight, args.jail.mode).await?;
-        output::line(&banner(gateway.address(), &home, context))?;
+        let (backend, jail) = (args.backend.chosen, args.jail.mode);
+        let gateway = start_gateway(&home, args.listen, args.max_inflight, backend, jail).await?;
+        output::line(&banner(gateway.address(), &home, &machines, context))?;
         signals.next().await;
         output::note("stopping; once more stops at once");
         stop(gateway, &mut signals).await;
         Ok(())
+    })
+}
+
+/// What machines will be made of, in a few words; a warning where it is not what one would wish.
+///
+/// A backend that was asked for and does not work is an error. Where nothing works at all the platform comes up
+/// nevertheless: each function says what is missing when it is called.
+fn check_backend(backend: Backend) -> anyhow::Result<String> {
+    let hypervisor = match Hypervisor::choose(backend) {
+        Ok(hypervisor) => hypervisor,
+        Err(error) if backend == Backend::Auto => {
+            tracing::error!("no function can run on this host: {:#}", anyhow::Error::from(error));
+            return Ok("none works; `kernlet doctor` says more".to_owned());
+        }
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("functions cannot run with --backend {backend}; `kernlet doctor` says more"));
+        }
+    };
+    if let Some(warning) = hypervisor.warning() {
+        tracing::warn!("functions run as confined processes, since KVM cannot be used: {warning}");
+    }
+    Ok(match hypervisor.backend() {
+        Backend::Process => "process: functions run as confined processes".to_owned(),
+        Backend::Kvm | Backend::Auto => "kvm: functions run in virtual machines".to_owned(),
     })
 }
 
@@ -61,11 +92,13 @@ pub(super) async fn start_gateway(
     home: &Home,
     listen: SocketAddr,
     max_inflight: Option<NonZero<usize>>,
+    backend: Backend,
     jail: Mode,
 ) -> anyhow::Result<Gateway> {
     let program =
         std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
-    let config = Config { home: home.path().to_path_buf(), listen, program, max_inflight, jail };
+    let options = vec!["--backend".to_owned(), backend.to_string()];
+    let config = Config { home: home.path().to_path_buf(), listen, program, options, max_inflight, jail };
     Gateway::start(config).await.context("cannot start the gateway")
 }
 
@@ -78,9 +111,10 @@ pub(super) async fn stop(gateway: Gateway, signals: &mut StopSignals) {
 }
 
 /// What to do with a platform that has just come up. Its first line is fixed: scripts wait for it.
-fn banner(address: SocketAddr, home: &Home, context: &Context) -> String {
+fn banner(address: SocketAddr, home: &Home, machines: &str, context: &Context) -> String {
     let url = GatewayUrl::from(address);
     let mut lines = vec![format!("kernlet is listening on {url}"), format!("  home    {}", home.path().display())];
+    lines.push(format!("  backend {machines}"));
     lines.push(format!("  log in  {}", login_line(&url, home)));
     let gateway = (url != context.gateway).then(|| format!(" OPENFAAS_URL={url}"));
     let named = context.home_is_named();

@@ -22,6 +22,8 @@ pub(crate) struct Args {
     listen: Listen,
     #[command(flatten)]
     jail: super::JailArgs,
+    #[command(flatten)]
+    backend: super::BackendArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -30,7 +32,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read the function's description {}", args.spec.display()))?;
     let spec: FunctionSpec = serde_json::from_slice(&text)
         .with_context(|| format!("{} does not describe a function", args.spec.display()))?;
-    match kernlet_watchdog::run(&spec, &args.listen, args.jail.mode) {
+    match kernlet_watchdog::run(&spec, &args.listen, args.backend.chosen, args.jail.mode) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WatchdogError::System { .. }) => Err(error.into()),
         // It is the log's last line, where whoever started this process reads it.

@@ -74,6 +74,7 @@ pub(crate) fn config(home: &Path) -> Config {
         home: home.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         program: crate::standin::program(home),
+        options: Vec::new(),
         max_inflight: None,
         // Stand-ins tell their process ids, which a pid namespace would change.
         jail: kernlet_jail::Mode::Off,

@@ -25,7 +25,7 @@ pub(crate) use shell::{Shell, Stock};
 
 use crate::{
     crash::{Cause, kvm},
-    hypervisor::Hypervisor,
+    hypervisor::KvmHost,
     kvm::{
         arch::{FAULT_PORT, FaultFrame},
         dirty_ring::DirtyRing,
@@ -93,27 +93,27 @@ pub(crate) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), 
 
 impl Processor {
     /// A processor before the guest's first instruction, which is at `entry`.
-    pub(crate) fn boot(hypervisor: &Hypervisor, memory: &GuestMemory, entry: u64) -> Result<Self, Cause> {
-        let processor = Self::new(hypervisor, memory, Tracking::Off)?;
-        arch::set_up_vcpu(&processor.vcpu, hypervisor.cpuid(), entry)?;
+    pub(crate) fn boot(host: &KvmHost, memory: &GuestMemory, entry: u64) -> Result<Self, Cause> {
+        let processor = Self::new(host, memory, Tracking::Off)?;
+        arch::set_up_vcpu(&processor.vcpu, host.cpuid(), entry)?;
         Ok(processor)
     }
 
     /// A processor in the state in which a template was frozen, with a view of its memory.
     pub(crate) fn from_template(
-        hypervisor: &Hypervisor,
+        host: &KvmHost,
         template: &FrozenMemory,
         state: &CpuState,
     ) -> Result<(Self, GuestMemory), Cause> {
         let memory = GuestMemory::view(template);
         let memory = memory.map_err(|source| Cause::Memory { size: template.size(), source })?;
-        let mut processor = Self::new(hypervisor, &memory, Tracking::On)?;
-        state.set_up(&mut processor.vcpu, hypervisor.cpuid())?;
+        let mut processor = Self::new(host, &memory, Tracking::On)?;
+        state.set_up(&mut processor.vcpu, host.cpuid())?;
         Ok((processor, memory))
     }
 
-    fn new(hypervisor: &Hypervisor, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
-        let (Shell { vcpu, vm, ring }, stock) = hypervisor.shell()?;
+    fn new(host: &KvmHost, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
+        let (Shell { vcpu, vm, ring }, stock) = host.shell()?;
         let processor = Self { vcpu, vm, ring, dropped: None, stock };
         processor.give_memory(memory, tracking)?;
         Ok(processor)

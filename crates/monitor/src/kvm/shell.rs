@@ -20,7 +20,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use super::dirty_ring::DirtyRing;
 use crate::{
     crash::{Cause, kvm},
-    hypervisor::Hypervisor,
+    hypervisor::KvmHost,
 };
 
 /// Shells kept while machines are being made: as many as can be asked for while the thread makes one.
@@ -46,12 +46,12 @@ pub(crate) struct Shell {
 
 impl Shell {
     /// Makes one, here and now.
-    pub(crate) fn make(hypervisor: &Hypervisor) -> Result<Self, Cause> {
-        let vm = hypervisor.create_vm()?;
+    pub(crate) fn make(host: &KvmHost) -> Result<Self, Cause> {
+        let vm = host.create_vm()?;
         DirtyRing::enable(&vm)?;
         let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
         let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: DirtyRing::SIZE, source })?;
-        vcpu.set_cpuid2(hypervisor.cpuid()).map_err(kvm("set the processor's features"))?;
+        vcpu.set_cpuid2(host.cpuid()).map_err(kvm("set the processor's features"))?;
         Ok(Self { vcpu, vm, ring })
     }
 }

@@ -40,7 +40,7 @@ impl TemplateKey {
     }
 
     pub(crate) fn of(
-        cpuid: &CpuId,
+        cpuid: Option<&CpuId>,
         unikernel: &Unikernel,
         config: &MachineConfig,
         accel: &Session,
@@ -50,7 +50,8 @@ impl TemplateKey {
             program: Parts::new().add(PROGRAM.as_bytes()).finish(),
             unikernel: unikernel.digest(),
             settings: settings(config, accel, origin),
-            processor: Parts::new().add(&kvm::describe_processor(cpuid)).finish(),
+            // Of processes no template is saved.
+            processor: Parts::new().add(&cpuid.map(kvm::describe_processor).unwrap_or_default()).finish(),
             memory: config.memory,
         }
     }

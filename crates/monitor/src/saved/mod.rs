@@ -126,7 +126,9 @@ pub(crate) fn write(
     layout: &Layout,
     cpu: &CpuState,
 ) -> io::Result<()> {
-    let CpuState::Kvm(cpu) = cpu;
+    let CpuState::Kvm(cpu) = cpu else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
     let (runs, cpu) = (runs(memory, layout)?, cpu.encode());
     let count: u64 = runs.iter().map(|run| run.count).sum();
     let header = Header { counts: [cpu.len() as u64, runs.len() as u64, count], ..key.header() };

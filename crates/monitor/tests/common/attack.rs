@@ -9,7 +9,7 @@ use iced_x86::{
     code_asm::{CodeAssembler, dword_ptr, eax, edi, rax},
 };
 use kernlet_abi::{hypercall::number, map::HYPERCALL_PAGE};
-use kernlet_monitor::{Crash, Machine};
+use kernlet_monitor::{Crash, Hypervisor, Machine};
 
 use crate::{
     common::{Function, patience},
@@ -33,7 +33,7 @@ pub(crate) const SCRATCH: u64 = DATA + 0x1000;
 
 /// How long a guest may run that is expected to run for ever.
 fn soon() -> Instant {
-    Instant::now() + Duration::from_millis(50) * patience()
+    Instant::now() + Duration::from_millis(250) * patience()
 }
 
 /// A host with a well-behaved function on it, which must not notice the others.
@@ -42,9 +42,13 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// `None` where there is no KVM.
-    pub(crate) fn new() -> Option<Self> {
-        Some(Self { echo: Function::new("echo")? })
+    /// On one backend after the other.
+    pub(crate) fn on_each_backend() -> impl Iterator<Item = Self> {
+        Function::on_each_backend("echo").map(|echo| Self { echo })
+    }
+
+    pub(crate) fn hypervisor(&self) -> &Hypervisor {
+        &self.echo.hypervisor
     }
 
     /// Boots a machine of this code, followed by `next_request`, and then proves on the same thread that a machine

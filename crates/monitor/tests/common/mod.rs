@@ -1,6 +1,8 @@
 //! Builds the test's unikernels and makes machines of them. Used by every test of this crate.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests; each uses a part")]
 
+pub(crate) mod nature;
+
 use std::{
     fs,
     path::Path,
@@ -11,8 +13,8 @@ use std::{
 
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
-    Crash, Hypervisor, HypervisorError, Level, LogSink, Machine, MachineConfig, Request, Response, Services, Template,
-    Unikernel,
+    Backend, Crash, Hypervisor, HypervisorError, Level, LogSink, Machine, MachineConfig, Request, Response, Services,
+    Template, Unikernel,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -35,9 +37,21 @@ pub(crate) fn elf(function: &str) -> Vec<u8> {
     fs::read(functions.join("target/release").join(function)).expect("cargo made the unikernel")
 }
 
-/// KVM, or `None` (and a notice) where there is none and none is required.
-pub(crate) fn hypervisor() -> Option<Hypervisor> {
-    match Hypervisor::open() {
+/// The hypervisors that the tests run on, one after the other: KVM, unless there is none and none is required (said in
+/// a notice), and processes. `KERNLET_TEST_BACKEND=kvm|process` leaves one.
+pub(crate) fn hypervisors() -> impl Iterator<Item = Hypervisor> {
+    let only: Backend = std::env::var("KERNLET_TEST_BACKEND").map_or(Backend::Auto, |name| name.parse().unwrap());
+    let wanted = [Backend::Kvm, Backend::Process].into_iter().filter(move |one| [Backend::Auto, *one].contains(&only));
+    wanted.filter_map(|backend| {
+        let hypervisor = hypervisor(backend)?;
+        // Shown where a test fails.
+        eprintln!("on backend {backend}");
+        Some(hypervisor)
+    })
+}
+
+fn hypervisor(backend: Backend) -> Option<Hypervisor> {
+    match Hypervisor::choose(backend) {
         Ok(hypervisor) => Some(hypervisor),
         Err(error @ (HypervisorError::Missing | HypervisorError::NotPermitted))
             if std::env::var_os("KERNLET_REQUIRE_KVM").is_none() =>
@@ -68,10 +82,16 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// The function under `functions/` of this name; `None` without KVM.
+    /// The function under `functions/` of this name, for tests of what only KVM has; `None` without it.
     pub(crate) fn new(name: &str) -> Option<Self> {
-        let hypervisor = hypervisor()?;
+        let hypervisor = hypervisor(Backend::Kvm)?;
         Some(Self::of(hypervisor, &elf(name)))
+    }
+
+    /// The function under `functions/` of this name, on one backend after the other.
+    pub(crate) fn on_each_backend(name: &str) -> impl Iterator<Item = Self> {
+        let elf = elf(name);
+        hypervisors().map(move |hypervisor| Self::of(hypervisor, &elf))
     }
 
     /// The function that an ELF file holds.

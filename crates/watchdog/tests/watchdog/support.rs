@@ -20,7 +20,7 @@ use std::{
 
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, build::build};
 use kernlet_jail::Mode;
-use kernlet_monitor::Hypervisor;
+use kernlet_monitor::{Backend, Hypervisor};
 use kernlet_watchdog::Listen;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -163,7 +163,7 @@ impl Deployment {
 fn this_process_is_a_watchdog_when_it_is_told_so() {
     let (Ok(spec), Ok(listen)) = (env::var(SPEC), env::var(LISTEN)) else { return };
     let spec: FunctionSpec = serde_json::from_slice(&fs::read(spec).unwrap()).unwrap();
-    kernlet_watchdog::run(&spec, &listen.parse().unwrap(), Mode::BestEffort).unwrap();
+    kernlet_watchdog::run(&spec, &listen.parse().unwrap(), Backend::Kvm, Mode::BestEffort).unwrap();
 }
 
 /// A running watchdog; killed when dropped.
