@@ -270,7 +270,7 @@ impl TemplateReader {
         let (memory, cpu) = saved::read(bytes, &self.key, &self.layout, &self.config, &self.cpuid)?;
         let untouched = GuestMemory::new(self.layout.memory).unwrap();
         write_image(&untouched, &self.layout, &self.unikernel, &self.config).unwrap();
-        let CpuState::Kvm(cpu) = cpu;
+        let CpuState::Kvm(cpu) = cpu else { panic!("only templates of KVM are saved") };
         cpu.place(&untouched).unwrap();
         let window = self.layout.window.offset..self.layout.memory;
         for offset in (0..STACK_BASE).chain(window).step_by(4096) {

@@ -219,7 +219,7 @@ impl Hypervisor {
 }
 
 impl KvmHost {
-    fn open() -> Result<Self, HypervisorError> {
+    pub(crate) fn open() -> Result<Self, HypervisorError> {
         let kvm = Kvm::new().map_err(|error| open_error(io::Error::from_raw_os_error(error.errno())))?;
         let found = kvm.get_api_version();
         if u32::try_from(found) != Ok(KVM_API_VERSION) {

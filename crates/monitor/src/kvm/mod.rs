@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_processor_that_shuts_down_is_a_named_end() {
-        let hypervisor = match Hypervisor::open() {
-            Ok(hypervisor) => hypervisor,
+        let host = match KvmHost::open() {
+            Ok(host) => host,
             Err(error) => {
                 let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
                 assert!(!required, "KERNLET_REQUIRE_KVM=1, and {error}");
@@ -301,7 +301,7 @@ mod tests {
         // Without page tables the first instruction faults, and so does whatever would report that: a triple fault,
         // which a guest cannot bring about with the tables that it gets.
         let mut memory = GuestMemory::new(16 << 20).unwrap();
-        let mut processor = Processor::boot(&hypervisor, &memory, 0x20_0000).unwrap();
+        let mut processor = Processor::boot(&host, &memory, 0x20_0000).unwrap();
         match processor.run(&mut memory) {
             Err(cause @ Cause::Shutdown) => assert!(cause.to_string().contains("shut down"), "{cause}"),
             other => panic!("{other:?}"),
