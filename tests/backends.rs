@@ -59,6 +59,17 @@ fn a_watchdog_that_is_killed_takes_its_functions_processes_with_it() {
 }
 
 #[test]
+fn a_function_that_is_a_process_has_its_limit_of_processor_time() {
+    let (_home, platform) = platform();
+    let limit = "dev.kernlet.limits.cpu-time=50ms";
+    succeeded(platform.run(["deploy", "faults", "--image", "faults", "--annotation", limit]));
+    let reply = platform.send(Method::GET, "/function/faults/loop", &[], "");
+    assert!(reply.status.is_server_error(), "{}", reply.text());
+    assert!(reply.text().contains("cpu-time"), "{}", reply.text());
+    platform.still_serves_echo();
+}
+
+#[test]
 fn a_picture_is_classified_by_a_function_that_is_a_process() {
     let (_home, platform) = platform();
     platform.deploy("classify");
