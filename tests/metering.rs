@@ -83,7 +83,8 @@ fn limits_come_from_annotations_and_from_openfaas_own_fields() {
     let platform = Platform::start(home.path());
     let mut body = deployment("faults", "faults");
     body["annotations"] = json!({"dev.kernlet.limits.cpu-time": "40ms"});
-    body["limits"] = json!({"cpu": "500m"});
+    // A tenth of a processor, so that the machine pauses on its way there.
+    body["limits"] = json!({"cpu": "100m"});
     assert_eq!(platform.system(Method::POST, "/system/functions", Some(&body)).status, StatusCode::ACCEPTED);
     let stopped = platform.call("faults/loop", "");
     assert_eq!(stopped.status, StatusCode::GATEWAY_TIMEOUT, "{}", stopped.text());
