@@ -1,6 +1,7 @@
 //! Takes over watchdogs of a running platform, as an attacker who has broken out of a machine would, and tries what they
 //! could try: a debugger makes their own threads carry out system calls. Every thread, as it really runs.
 //! It never weakens the jail for the test's sake.
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "arguments of system calls are words")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
