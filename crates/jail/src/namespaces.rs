@@ -58,6 +58,7 @@ pub(crate) fn is_first_process() -> Result<String, String> {
 
 /// Runs `spawn`, whose child becomes the first process of a new pid namespace; also gives the reason where that is not
 /// possible, in which case the child is an ordinary one. For any thread that does nothing else meanwhile.
+#[allow(clippy::disallowed_methods, reason = "the next function would see the processes of this one")]
 pub fn in_new_pid_namespace<T>(spawn: impl FnOnce() -> T) -> (T, Option<io::Error>) {
     let entered = File::open("/proc/thread-self/ns/pid").and_then(|own| {
         // Going back takes rights over the namespace that it goes back to, which root in a user namespace may lack.

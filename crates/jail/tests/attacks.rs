@@ -1,6 +1,7 @@
 //! A process that was taken over, in the jail: what it tries, and what becomes of that. First with every layer, then with
 //! each layer alone, so that none is only thought to hold because another one does.
 //! Each attempt is really made, by a child of the test, against files, sockets and processes that are really there.
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "arguments of system calls are words")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{

@@ -185,6 +185,7 @@ pub(crate) fn enter(filters: Filters) -> Result<Result<String, String>, FilterEr
 
 /// Narrows what the calling thread may do to what its role needs, for good. To be called first thing on each thread.
 /// Does nothing in a process that is not jailed. A thread that cannot be confined ends the process.
+#[allow(clippy::disallowed_methods, reason = "a thread outside of its list must not go on")]
 pub fn confine(role: Role) {
     let Some(filters) = ENTERED.get() else { return };
     if let Err(error) = filters.install(role.name()) {
