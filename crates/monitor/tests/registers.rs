@@ -103,7 +103,7 @@ fn canaries(state: &[u8]) -> usize {
 
 #[test]
 fn no_register_of_one_request_is_visible_to_the_next() {
-    let Some(arena) = Arena::new() else { return };
+    let Some(arena) = Arena::on_kvm() else { return };
     let (used, clean) = shown(arena.answering(fill_everything()).expect("the guest starts"));
     let (used, left) = shown(used.keep());
     assert!(canaries(&left) > 16, "without a rewind the next request finds the last one's registers");
@@ -147,7 +147,7 @@ fn jump(a: &mut CodeAssembler) -> Result<(), IcedError> {
 
 #[test]
 fn whoever_jumps_into_the_hypercall_page_harms_only_itself() {
-    let Some(arena) = Arena::new() else { return };
+    let Some(arena) = Arena::on_kvm() else { return };
     let mut answered = 0;
     let mut ready = None;
     for address in (HYPERCALL_PAGE..HYPERCALL_PAGE + 160).chain([HYPERCALL_PAGE + PAGE_SIZE - 1]) {

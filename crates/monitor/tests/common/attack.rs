@@ -9,7 +9,7 @@ use iced_x86::{
     code_asm::{CodeAssembler, dword_ptr, eax, edi, rax},
 };
 use kernlet_abi::{hypercall::number, map::HYPERCALL_PAGE};
-use kernlet_monitor::{Crash, Hypervisor, Machine};
+use kernlet_monitor::{Backend, Crash, Hypervisor, Machine};
 
 use crate::{
     common::{Function, patience},
@@ -45,6 +45,11 @@ impl Arena {
     /// On one backend after the other.
     pub(crate) fn on_each_backend() -> impl Iterator<Item = Self> {
         Function::on_each_backend("echo").map(|echo| Self { echo })
+    }
+
+    /// On KVM; `None` where there is none.
+    pub(crate) fn on_kvm() -> Option<Self> {
+        Self::on_each_backend().find(|arena| arena.hypervisor().backend() == Backend::Kvm)
     }
 
     pub(crate) fn hypervisor(&self) -> &Hypervisor {
