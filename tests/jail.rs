@@ -350,6 +350,9 @@ fn a_replicas_control_group_is_there_with_it_and_goes_with_it() {
         !found.stdout.is_empty()
     };
     assert!(there());
+    // Nor is one taken away while others start and end.
+    drop(kernlet_jail::cgroup::Cgroups::open("kernlet-test"));
+    assert!(there());
     succeeded(platform.run(["remove", "echo"]));
     eventually("the group's end", || (!there()).then_some(()));
 }

@@ -37,7 +37,7 @@ impl Confinement {
         }
         // The lock on the home keeps others from using the name.
         let name = fs::metadata(home).map(|home| format!("kernlet-{:x}-{:x}", home.dev(), home.ino()));
-        let cgroups = match Cgroups::open(&name.unwrap_or_else(|_| "kernlet".to_owned())) {
+        let cgroups = match Cgroups::open(&name.unwrap_or_else(|_| "kernlet-gateway".to_owned())) {
             Ok(cgroups) => Some(cgroups),
             Err(error) if mode == Mode::Required => return Err(error),
             Err(error) => {

@@ -14,6 +14,9 @@ use std::{
 /// Where control groups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
+/// What the names of gateways' groups begin with.
+const PREFIX: &str = "kernlet-";
+
 /// `cpu.cfs_period_us` and the period of `cpu.max`, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
@@ -77,8 +80,8 @@ pub struct Cgroup {
 }
 
 impl Cgroups {
-    /// Finds what this host has and makes a group `name` in it for those of the watchdogs. What is left in it of an
-    /// earlier gateway under that name is taken away.
+    /// Finds what this host has and makes a group `name`, which begins with `kernlet-`, in it for those of the watchdogs.
+    /// What gateways left behind that were killed is taken away.
     ///
     /// # Errors
     /// There are no controllers, or they may not be used.
@@ -106,15 +109,9 @@ impl Cgroups {
         if hierarchies.is_empty() {
             return Err(CgroupError::NoControllers);
         }
-        for Hierarchy { folder, kind } in &hierarchies {
-            make(folder)?;
-            sweep(folder);
-            if *kind == Kind::Unified {
-                for at in [folder.parent().unwrap_or(folder), folder] {
-                    let control = at.join("cgroup.subtree_control");
-                    fs::write(&control, "+memory +pids +cpu").map_err(failed(&control))?;
-                }
-            }
+        for hierarchy in &hierarchies {
+            hierarchy.clean_up();
+            hierarchy.prepare()?;
         }
         Ok(Self { hierarchies })
     }
@@ -125,7 +122,11 @@ impl Cgroups {
     /// It cannot be made, or a limit not be set.
     pub fn make(&self, id: &str, limits: &CgroupLimits) -> Result<Cgroup, CgroupError> {
         let mut group = Cgroup { folders: Vec::new() };
-        for Hierarchy { folder, kind } in &self.hierarchies {
+        for hierarchy @ Hierarchy { folder, kind } in &self.hierarchies {
+            // Another gateway that starts may have taken ours away while it was empty.
+            if !folder.is_dir() {
+                hierarchy.prepare()?;
+            }
             let folder = folder.join(id);
             make(&folder)?;
             group.folders.push(folder.clone());
@@ -135,6 +136,31 @@ impl Cgroups {
             }
         }
         Ok(group)
+    }
+}
+
+impl Hierarchy {
+    /// Makes the group for those of the watchdogs.
+    fn prepare(&self) -> Result<(), CgroupError> {
+        make(&self.folder)?;
+        if self.kind == Kind::Unified {
+            for at in [self.folder.parent().unwrap_or(&self.folder), &self.folder] {
+                let control = at.join("cgroup.subtree_control");
+                fs::write(&control, "+memory +pids +cpu").map_err(failed(&control))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what gateways left behind that were killed. Groups with processes stay.
+    fn clean_up(&self) {
+        let Some(parent) = self.folder.parent() else { return };
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+                sweep(&entry.path());
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 }
 
