@@ -28,7 +28,7 @@ const READY_MAX: usize = 2;
 
 /// How long after a shell was taken the next one is made. Who took it is giving it memory meanwhile, for which KVM makes
 /// it wait until a VM that is being made is there: six times as long as otherwise, which is all that the shell saved.
-const PAUSE: Duration = Duration::from_millis(3);
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// VMs that wait to be closed; beyond this, who drops a machine closes it.
 const ENDED_MAX: usize = 8;
