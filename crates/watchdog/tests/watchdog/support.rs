@@ -290,6 +290,11 @@ impl Client {
         self.send(body);
     }
 
+    /// Waits until an answer has begun to come, and leaves it there.
+    pub(crate) fn wait_for_answer(&mut self) {
+        assert!(!self.reader.fill_buf().unwrap().is_empty(), "the server hung up");
+    }
+
     /// The next line, with what follows it up to an empty line thrown away.
     pub(crate) fn status_line(&mut self) -> String {
         let status = self.line().unwrap();
