@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn where_moves_cost_much_anothers_machine_is_taken_only_when_there_can_be_no_more() {
+    fn where_moves_cost_much_the_machine_of_another_thread_is_taken_only_when_there_can_be_no_more() {
         let [one, other] = threads();
         let mut idle = idle([("a", other)]);
         assert_eq!(idle.take(one, false), Taken::None);
