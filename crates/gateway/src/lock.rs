@@ -51,3 +51,10 @@ impl HomeLock {
         writeln!(self.file, "process {} at http://{address}", std::process::id())
     }
 }
+
+impl Drop for HomeLock {
+    fn drop(&mut self) {
+        // A child that is just being started has the file open as well, until it runs its program.
+        let _ = self.file.unlock();
+    }
+}

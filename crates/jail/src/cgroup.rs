@@ -14,9 +14,6 @@ use std::{
 /// Where control groups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// What the names of gateways' groups begin with.
-const PREFIX: &str = "kernlet-";
-
 /// `cpu.cfs_period_us` and the period of `cpu.max`, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
@@ -80,8 +77,8 @@ pub struct Cgroup {
 }
 
 impl Cgroups {
-    /// Finds what this host has and makes a group `name`, which begins with `kernlet-`, in it for those of the watchdogs.
-    /// What gateways left behind that were killed is taken away.
+    /// Finds what this host has and makes a group `name` in it for those of the watchdogs. No other gateway that runs may
+    /// use the name; what one that was killed left under it is taken away.
     ///
     /// # Errors
     /// There are no controllers, or they may not be used.
@@ -110,7 +107,7 @@ impl Cgroups {
             return Err(CgroupError::NoControllers);
         }
         for hierarchy in &hierarchies {
-            hierarchy.clean_up();
+            sweep(&hierarchy.folder);
             hierarchy.prepare()?;
         }
         Ok(Self { hierarchies })
@@ -123,7 +120,7 @@ impl Cgroups {
     pub fn make(&self, id: &str, limits: &CgroupLimits) -> Result<Cgroup, CgroupError> {
         let mut group = Cgroup { folders: Vec::new() };
         for hierarchy @ Hierarchy { folder, kind } in &self.hierarchies {
-            // Another gateway that starts may have taken ours away while it was empty.
+            // The last gateway of this name may have taken it away when it ended.
             if !folder.is_dir() {
                 hierarchy.prepare()?;
             }
@@ -150,17 +147,6 @@ impl Hierarchy {
             }
         }
         Ok(())
-    }
-
-    /// Takes away what gateways left behind that were killed. Groups with processes stay.
-    fn clean_up(&self) {
-        let Some(parent) = self.folder.parent() else { return };
-        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
-                sweep(&entry.path());
-                let _ = fs::remove_dir(entry.path());
-            }
-        }
     }
 }
 
