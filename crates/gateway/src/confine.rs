@@ -80,9 +80,5 @@ fn limits(spec: &FunctionSpec) -> CgroupLimits {
     let guests = (machines + 1).saturating_mul(each);
     let sizes = spec.resources.iter().filter_map(|(_, path)| fs::metadata(path).ok());
     let models = sizes.fold(0_u64, |sum, file| sum.saturating_add(file.len())).saturating_mul(MODEL_FACTOR);
-    CgroupLimits {
-        memory: MEMORY_BASE.saturating_add(guests).saturating_add(models),
-        threads: THREADS_MAX,
-        cpu_millis: None,
-    }
+    CgroupLimits { memory: MEMORY_BASE.saturating_add(guests).saturating_add(models), threads: THREADS_MAX }
 }

@@ -1,6 +1,7 @@
-//! Limits of a whole watchdog in control groups: its memory, processes and processors. Made by the gateway for each
-//! replica, which also puts the process in and takes the group away with the replica. It never changes a group that is
-//! not its own.
+//! Limits of a whole watchdog in control groups: its memory and processes. Made by the gateway for each replica, which
+//! also puts the process in and takes the group away with the replica. It never changes a group that is not its own.
+//! Processor time is not among them: a group of its own for the scheduler makes each hand-over between gateway and
+//! watchdog a preemption, which takes a third of the requests a second; the watchdog meters and limits it itself.
 //!
 //! Both versions are used as they are found: version 2 where its controllers are, else version 1's folders. As root the
 //! groups are made below the gateway's own (version 1) or below the root (version 2, as `runc` does without systemd);
@@ -14,9 +15,6 @@ use std::{
 /// Where control groups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// `cpu.cfs_period_us` and the period of `cpu.max`, in microseconds.
-const CPU_PERIOD: u64 = 100_000;
-
 /// What one watchdog may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CgroupLimits {
@@ -24,15 +22,13 @@ pub struct CgroupLimits {
     pub memory: u64,
     /// Threads.
     pub threads: u64,
-    /// Processor time, in thousandths of one processor; `None`: as much as there is.
-    pub cpu_millis: Option<u64>,
 }
 
 /// Why there is no control group.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// None of the controllers.
-    #[error("no controller for memory, pids or cpu is mounted at {MOUNT}")]
+    #[error("neither the controller for memory nor that for pids is mounted at {MOUNT}")]
     NoControllers,
     /// One could not be made or set.
     #[error("{} cannot be made or written", path.display())]
@@ -67,7 +63,6 @@ enum Kind {
     Unified,
     Memory,
     Pids,
-    Cpu,
 }
 
 /// The group of one watchdog, taken away when dropped; by then its processes have ended.
@@ -92,7 +87,7 @@ impl Cgroups {
         let hierarchies = if unified.contains("memory") {
             vec![Hierarchy { folder: unified_parent(mount, own).join(name), kind: Kind::Unified }]
         } else {
-            [("memory", Kind::Memory), ("pids", Kind::Pids), ("cpu", Kind::Cpu)]
+            [("memory", Kind::Memory), ("pids", Kind::Pids)]
                 .into_iter()
                 .filter(|(controller, _)| mount.join(controller).join("cgroup.procs").exists())
                 .map(|(controller, kind)| {
@@ -143,7 +138,7 @@ impl Hierarchy {
         if self.kind == Kind::Unified {
             for at in [self.folder.parent().unwrap_or(&self.folder), &self.folder] {
                 let control = at.join("cgroup.subtree_control");
-                fs::write(&control, "+memory +pids +cpu").map_err(failed(&control))?;
+                fs::write(&control, "+memory +pids").map_err(failed(&control))?;
             }
         }
         Ok(())
@@ -162,20 +157,12 @@ impl Drop for Cgroups {
 impl Kind {
     /// File names and values of kernel documentation `admin-guide/cgroup-v2.rst` and `admin-guide/cgroup-v1`.
     fn settings(self, limits: &CgroupLimits) -> Vec<(&'static str, String)> {
-        let quota = limits.cpu_millis.map(|millis| (millis * CPU_PERIOD / 1000).max(1000));
-        let mut settings = Vec::new();
-        if matches!(self, Self::Unified) {
-            settings.push(("memory.max", limits.memory.to_string()));
-            settings.push(("pids.max", limits.threads.to_string()));
-            settings.extend(quota.map(|quota| ("cpu.max", format!("{quota} {CPU_PERIOD}"))));
-        }
+        let (memory, threads) = (limits.memory.to_string(), limits.threads.to_string());
         match self {
-            Self::Unified => {}
-            Self::Memory => settings.push(("memory.limit_in_bytes", limits.memory.to_string())),
-            Self::Pids => settings.push(("pids.max", limits.threads.to_string())),
-            Self::Cpu => settings.extend(quota.map(|quota| ("cpu.cfs_quota_us", quota.to_string()))),
+            Self::Unified => vec![("memory.max", memory), ("pids.max", threads)],
+            Self::Memory => vec![("memory.limit_in_bytes", memory)],
+            Self::Pids => vec![("pids.max", threads)],
         }
-        settings
     }
 }
 

@@ -137,7 +137,7 @@ const JAIL_CONSEQUENCE: &str =
 fn check_cgroups() -> Check {
     let name = "jail: control group";
     let made = Cgroups::open("kernlet-doctor").and_then(|cgroups| {
-        let limits = CgroupLimits { memory: 1 << 30, threads: 64, cpu_millis: None };
+        let limits = CgroupLimits { memory: 1 << 30, threads: 64 };
         cgroups.make("probe", &limits).map(drop)
     });
     match made {
