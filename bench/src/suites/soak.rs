@@ -25,6 +25,9 @@ use crate::{
 };
 
 const CLIENTS: u32 = 8;
+/// What is counted, and its count.
+type Part = (&'static str, fn(&Census) -> f64);
+
 /// Invocations before the first count, at most a tenth of all.
 const WARM_UP: u64 = 50_000;
 /// The largest body, which is also the function's limit.
@@ -44,7 +47,7 @@ pub(super) fn run(workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<R
     let after = settled(&platform)?;
 
     let growth = |of: fn(&Census) -> f64| (of(&after) / of(&before) - 1.0) * 100.0;
-    let parts: [(&'static str, fn(&Census) -> f64); 4] = [
+    let parts: [Part; 4] = [
         ("memory_percent", |census| census.pss_kib + census.page_tables_kib),
         ("descriptors_percent", |census| census.descriptors),
         ("threads_percent", |census| census.threads),

@@ -27,7 +27,7 @@ pub struct Report {
     pub fault: Option<FaultDetail>,
     /// Where it was and who called that, innermost first.
     pub backtrace: Vec<Frame>,
-    /// The last lines that it logged, in their order, each cut to [`LAST_LINE_MAX`] bytes.
+    /// The last lines that it logged, in their order, each cut to 256 bytes.
     pub last_lines: Vec<(Level, String)>,
     /// The request it was to answer; nothing when it was initialising.
     pub request: Option<RequestSummary>,
