@@ -16,8 +16,6 @@ pub(crate) struct Census {
     pub(crate) threads: f64,
     /// KVM's virtual machines, some of which may be spare.
     pub(crate) vms: f64,
-    /// Machines: each has a thread of that name.
-    pub(crate) machines: f64,
 }
 
 impl Census {
@@ -34,17 +32,12 @@ impl Census {
         let folder = Path::new("/proc").join(pid.to_string());
         let text = |name| fs::read_to_string(folder.join(name)).with_context(|| format!("no {name} of process {pid}"));
         let status = text("status")?;
-        let (mut descriptors, mut vms, mut machines) = (0.0, 0.0, 0.0);
+        let (mut descriptors, mut vms) = (0.0, 0.0);
         for entry in fs::read_dir(folder.join("fd"))? {
             descriptors += 1.0;
             // A descriptor may be closed meanwhile.
             let Ok(target) = fs::read_link(entry?.path()) else { continue };
             vms += f64::from(u8::from(target.as_os_str() == "anon_inode:kvm-vm"));
-        }
-        for thread in fs::read_dir(folder.join("task"))? {
-            // So may a thread.
-            let Ok(name) = fs::read_to_string(thread?.path().join("comm")) else { continue };
-            machines += f64::from(u8::from(name.trim_end() == "machine"));
         }
         Ok(Self {
             processes: 1.0,
@@ -53,7 +46,6 @@ impl Census {
             descriptors,
             threads: number(&status, "Threads")?,
             vms,
-            machines,
         })
     }
 
@@ -65,7 +57,6 @@ impl Census {
             descriptors: self.descriptors + other.descriptors,
             threads: self.threads + other.threads,
             vms: self.vms + other.vms,
-            machines: self.machines + other.machines,
         }
     }
 }

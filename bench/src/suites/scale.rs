@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::size::kernel_kib;
 use crate::{
-    census::{Census, available_kib},
+    census::{Census, available_kib, children},
     platform::Platform,
     stats::{Plan, Summary, Times, alone},
     table::{Row, Target},
@@ -48,7 +48,8 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     for name in &names {
         platform.begin_remove(name)?;
     }
-    while Census::of_family(platform.pid())?.processes > lonely.processes {}
+    // A process that is ending cannot be counted whole.
+    while children(platform.pid())?.len() > 1 {}
     let again = measure(&mut platform)?;
 
     let each = |of: fn(&Census) -> f64| (of(&crowd) - of(&lonely)) / f64::from(OTHERS);
