@@ -38,7 +38,7 @@ pub fn accel_arguments(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let operation = match cursor.u8() {
         number @ 0..=31 => u32::from(number),
-        number @ 32..=33 => 0x100 + u32::from(number - 32),
+        number @ 32..=38 => 0x100 + u32::from(number - 32),
         _ => cursor.u32(),
     };
     let mut described = Vec::new();

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::ensure;
 use bytes::Bytes;
-use kernlet_accel::{Deadline, Done, Offer, Plugin, PluginError, Runtime, operation::Task};
+use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, operation::Task};
 use kernlet_accel_plugins::Rten;
 use kernlet_monitor::{Request, Services, Template};
 
@@ -92,8 +92,12 @@ impl Plugin for Witness {
         "witness"
     }
 
-    fn operations(&self) -> &[Offer] {
+    fn operations(&self) -> &[Operation] {
         self.plugin.operations()
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        self.plugin.cost(task)
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {

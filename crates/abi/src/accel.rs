@@ -5,27 +5,87 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Span, hypercall::CallHead};
 
-/// Operation numbers, as [`AccelCall::operation`], with the arguments each takes.
+/// Operation numbers, as [`AccelCall::operation`], with the arguments each takes. Names, numbers and meaning of those
+/// below 24 are vAccel's; the deprecated ones (FPGA, minmax) are carried out all the same.
 pub mod operation {
     /// Nothing; no arguments. Measures the way to a plugin and back.
     pub const NOOP: u32 = 0;
+    /// Call a function of a library that the host allows: in its name (string), in the function's name (string), then
+    /// the callee's arguments, of any type: those it reads are in, those it writes are out or in-out.
+    pub const EXEC: u32 = 1;
+    /// The same for a library that is a resource: in [`super::ResourceParams`], in the function's name (string), then
+    /// the callee's arguments.
+    pub const EXEC_WITH_RESOURCE: u32 = 2;
     /// Classify a picture: in [`super::ClassifyParams`], in picture (JPEG or PNG file, bytes),
     /// out array of [`super::Classification`], best first.
     pub const IMAGE_CLASSIFY: u32 = 3;
+    /// Find objects in a picture: in [`super::ClassifyParams`], in picture, out text.
+    pub const IMAGE_DETECT: u32 = 4;
+    /// Divide a picture into what it shows: as [`IMAGE_DETECT`].
+    pub const IMAGE_SEGMENT: u32 = 5;
+    /// Find poses in a picture: as [`IMAGE_DETECT`].
+    pub const IMAGE_POSE: u32 = 6;
+    /// Estimate the depth of a picture: as [`IMAGE_DETECT`].
+    pub const IMAGE_DEPTH: u32 = 7;
+    /// Load a TensorFlow SavedModel: in [`super::ModelParams`].
+    pub const TF_MODEL_LOAD: u32 = 8;
+    /// Forget what was loaded: in [`super::ModelParams`].
+    pub const TF_MODEL_UNLOAD: u32 = 9;
+    /// Run it: in [`super::ModelParams`], in run options (bytes, may be empty), in the tensors' names (string; one a
+    /// line, `name:index`, those of the inputs first), then inputs, then outputs.
+    pub const TF_MODEL_RUN: u32 = 10;
+    /// Load a TensorFlow Lite model: in [`super::ModelParams`].
+    pub const TFLITE_MODEL_LOAD: u32 = 11;
+    /// Forget what was loaded: in [`super::ModelParams`].
+    pub const TFLITE_MODEL_UNLOAD: u32 = 12;
+    /// Run it: as [`ONNX_MODEL_RUN`].
+    pub const TFLITE_MODEL_RUN: u32 = 13;
+    /// Load a TorchScript model: in [`super::ModelParams`].
+    pub const TORCH_MODEL_LOAD: u32 = 14;
+    /// Run it: in [`super::ModelParams`], in run options (bytes, may be empty), then inputs, then outputs.
+    pub const TORCH_MODEL_RUN: u32 = 15;
+    /// As [`BLAS_SGEMM`], by Torch.
+    pub const TORCH_SGEMM: u32 = 16;
     /// C = αAB + βC on row-major `f32` matrices: in [`super::SgemmParams`], in A, in B, in-out C.
     pub const BLAS_SGEMM: u32 = 17;
+    /// Copy an array: in `i32`, out `i32` of the same length.
+    pub const FPGA_ARRAY_COPY: u32 = 18;
+    /// Multiply square matrices: in A, in B, out C, all `f32` and of one length, a square number.
+    pub const FPGA_MMULT: u32 = 19;
+    /// Add and multiply element by element: in A, in B, out sums, out products, all `f32` and of one length.
+    pub const FPGA_PARALLEL: u32 = 20;
+    /// Add element by element: in A, in B, out sums, all `f32` and of one length.
+    pub const FPGA_VECTOR_ADD: u32 = 21;
+    /// Smallest and largest of some numbers, and the numbers held between two thresholds: in
+    /// [`super::MinMaxParams`], in `f64`, out `f64` of the same length, out one `f64` (smallest), out one `f64` (largest).
+    pub const MINMAX: u32 = 22;
+    /// A function of OpenCV: in and out arguments of any type, as the plugin defines them.
+    pub const OPENCV: u32 = 23;
     /// Load an ONNX model so that running it is fast: in [`super::ModelParams`].
     pub const ONNX_MODEL_LOAD: u32 = 0x100;
     /// Run an ONNX model: in [`super::ModelParams`], then the model's inputs and outputs in its order,
     /// `inputs` of them in and the rest out. Inputs carry their shape; the host fills in the outputs'.
     pub const ONNX_MODEL_RUN: u32 = 0x101;
+    /// Forget what was loaded: in [`super::ModelParams`].
+    pub const ONNX_MODEL_UNLOAD: u32 = 0x102;
+    /// Run an ONNX model on several sets of inputs at once: in [`super::BatchParams`], then for each set its inputs
+    /// and its outputs as in [`ONNX_MODEL_RUN`].
+    pub const ONNX_MODEL_RUN_BATCH: u32 = 0x103;
+    /// An operation in the layout of vAccel's generic operation: in its number (one `u8`), then the arguments that
+    /// vAccel defines for it: those that are read are in, those that are written out or in-out.
+    pub const GENERIC: u32 = 0x104;
+    /// Resize a picture: in [`super::ResizeParams`], in `u8` pixels, out `u8` pixels; rows without gaps.
+    pub const IMAGE_RESIZE: u32 = 0x105;
+    /// What the session's operations took so far, together with what the caller adds: in array of
+    /// [`super::ProfileRegion`] (may be empty), out array of [`super::ProfileRegion`] (may be empty), by name.
+    pub const PROFILE: u32 = 0x106;
 }
 
-/// Element types of an argument, as [`AccelArg::dtype`].
+/// Element types of an argument, as [`AccelArg::dtype`]. Numbers are little-endian.
 pub mod dtype {
     /// Bytes without a type.
     pub const BYTES: u32 = 0;
-    /// IEEE 754 binary32, little-endian.
+    /// IEEE 754 binary32.
     pub const F32: u32 = 1;
     /// Signed 32-bit integers.
     pub const I32: u32 = 2;
@@ -35,6 +95,34 @@ pub mod dtype {
     pub const U8: u32 = 4;
     /// Signed 8-bit integers.
     pub const I8: u32 = 5;
+    /// IEEE 754 binary64.
+    pub const F64: u32 = 6;
+    /// Signed 16-bit integers.
+    pub const I16: u32 = 7;
+    /// Unsigned 16-bit integers.
+    pub const U16: u32 = 8;
+    /// Unsigned 32-bit integers.
+    pub const U32: u32 = 9;
+    /// Unsigned 64-bit integers.
+    pub const U64: u32 = 10;
+    /// Truth values of a byte each, 0 or 1.
+    pub const BOOL: u32 = 11;
+    /// IEEE 754 binary16.
+    pub const F16: u32 = 12;
+    /// The upper half of a binary32.
+    pub const BF16: u32 = 13;
+    /// Text in UTF-8.
+    pub const STRING: u32 = 14;
+    /// C's `char`.
+    pub const CHAR: u32 = 15;
+    /// C's `unsigned char`.
+    pub const UCHAR: u32 = 16;
+    /// A buffer that vAccel calls one, and not raw.
+    pub const BUFFER: u32 = 17;
+    /// A type that caller and callee agreed on; [`super::AccelArg::custom`] says which.
+    pub const CUSTOM: u32 = 18;
+    /// Of a tensor that is written, aligned to 8 bytes: whatever type the result has, which the host fills in.
+    pub const ANY: u32 = 255;
 }
 
 /// Who writes an argument, as [`AccelArg::access`].
@@ -82,19 +170,19 @@ pub struct AccelArg {
     pub data: Span,
     /// One of [`access`].
     pub access: u32,
-    /// One of [`dtype`].
+    /// One of [`dtype`]. Out: of an output that has [`dtype::ANY`].
     pub dtype: u32,
     /// Dimensions in use; zero for plain bytes, structures and scalars. Out: of an output.
     pub rank: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which type of [`dtype::CUSTOM`]; zero for others.
+    pub custom: u32,
     /// Shape, outermost first. Out: of an output.
     pub dims: [u64; RANK_MAX],
     /// Out: bytes that the host wrote to an output, from its start.
     pub written: u64,
 }
 
-/// First argument of [`operation::BLAS_SGEMM`]: A is m×k with row stride lda, B k×n with ldb, C m×n with
+/// First argument of [`operation::BLAS_SGEMM`] and [`operation::TORCH_SGEMM`]: A is m×k with row stride lda, B k×n with ldb, C m×n with
 /// ldc; strides in elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -117,11 +205,12 @@ pub struct SgemmParams {
     pub beta: f32,
 }
 
-/// First argument of [`operation::IMAGE_CLASSIFY`].
+/// First argument of [`operation::IMAGE_CLASSIFY`] and of the other operations on pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ClassifyParams {
-    /// Resource id of an ONNX model: one float input `[N,3,H,W]`, one output `[N,classes]` of logits.
+    /// Resource id of an ONNX model: one float input `[N,3,H,W]`, one output `[N,classes]` of logits. Zero for the first
+    /// ONNX model among the function's resources.
     pub model: u32,
     /// Resource id of the labels, one a line, or zero for none.
     pub labels: u32,
@@ -144,7 +233,7 @@ pub struct Classification {
 /// Longest label, in bytes.
 pub const LABEL_MAX: usize = 116;
 
-/// First argument of [`operation::ONNX_MODEL_LOAD`] and [`operation::ONNX_MODEL_RUN`].
+/// First argument of [`operation::ONNX_MODEL_LOAD`], [`operation::ONNX_MODEL_RUN`] and of the other operations on models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ModelParams {
@@ -154,7 +243,81 @@ pub struct ModelParams {
     pub inputs: u32,
 }
 
+/// First argument of [`operation::ONNX_MODEL_RUN_BATCH`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BatchParams {
+    /// Resource id of the model.
+    pub model: u32,
+    /// Number of input tensors of a set.
+    pub inputs: u32,
+    /// Number of output tensors of a set.
+    pub outputs: u32,
+    /// Number of sets.
+    pub sets: u32,
+}
+
+/// First argument of [`operation::EXEC_WITH_RESOURCE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResourceParams {
+    /// Resource id of the library.
+    pub resource: u32,
+}
+
+/// First argument of [`operation::MINMAX`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MinMaxParams {
+    /// What smaller numbers become.
+    pub low: i32,
+    /// What larger numbers become.
+    pub high: i32,
+}
+
+/// First argument of [`operation::IMAGE_RESIZE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResizeParams {
+    /// Columns of the picture, in pixels.
+    pub width: u32,
+    /// Rows of the picture, in pixels.
+    pub height: u32,
+    /// Bytes of a pixel, 1 to 4.
+    pub channels: u32,
+    /// Columns of the result.
+    pub to_width: u32,
+    /// Rows of the result.
+    pub to_height: u32,
+}
+
+/// What one kind of work took, in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ProfileRegion {
+    /// How often it was done.
+    pub entries: u64,
+    /// Nanoseconds in all.
+    pub total_ns: u64,
+    /// Nanoseconds of the shortest.
+    pub min_ns: u64,
+    /// Nanoseconds of the longest.
+    pub max_ns: u64,
+    /// Bytes of the name in use.
+    pub name_len: u32,
+    /// Its name in UTF-8, cut at [`REGION_NAME_MAX`] bytes.
+    pub name: [u8; REGION_NAME_MAX],
+}
+
+/// Longest name of a region of a profile, in bytes.
+pub const REGION_NAME_MAX: usize = 60;
+
 const _: () = {
+    assert!(size_of::<BatchParams>() == 16);
+    assert!(size_of::<ResourceParams>() == 4);
+    assert!(size_of::<MinMaxParams>() == 8);
+    assert!(size_of::<ResizeParams>() == 20);
+    assert!(size_of::<ProfileRegion>() == 96);
     assert!(size_of::<AccelCall>() == 48);
     assert!(size_of::<AccelArg>() == 88);
     assert!(size_of::<SgemmParams>() == 56);

@@ -42,6 +42,10 @@ pub mod status {
     pub const EIO: i32 = 5;
     /// Not enough memory or quota.
     pub const ENOMEM: i32 = 12;
+    /// As many operations as the function may have are running.
+    pub const EAGAIN: i32 = 11;
+    /// A plugin, a library or a resource is not to be used by this caller.
+    pub const EACCES: i32 = 13;
     /// Resource busy or being loaded.
     pub const EBUSY: i32 = 16;
     /// An argument has a wrong value, shape, type or length.

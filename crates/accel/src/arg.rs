@@ -6,62 +6,92 @@ use kernlet_abi::accel::{RANK_MAX, dtype};
 
 use crate::AccelError;
 
-/// Element type of an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// Bytes without a type: pictures, parameter blocks, tables.
-    Bytes,
-    /// IEEE 754 binary32.
-    F32,
-    /// Signed 32-bit integers.
-    I32,
-    /// Signed 64-bit integers.
-    I64,
-    /// Unsigned 8-bit integers.
-    U8,
-    /// Signed 8-bit integers.
-    I8,
+/// Declares the element types, each with its number, name and size.
+macro_rules! dtypes {
+    ($($(#[doc = $doc:literal])* $variant:ident = $number:ident, $name:literal, $size:literal;)*) => {
+        /// Element type of an argument.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Dtype {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Dtype {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The type that a number of [`kernlet_abi::accel::dtype`] stands for.
+            ///
+            /// # Errors
+            /// [`AccelError::UnknownDtype`] when it stands for none.
+            pub const fn from_abi(number: u32) -> Result<Self, AccelError> {
+                Ok(match number {
+                    $(dtype::$number => Self::$variant,)*
+                    number => return Err(AccelError::UnknownDtype { number }),
+                })
+            }
+
+            /// Its number in [`kernlet_abi::accel::dtype`].
+            #[must_use]
+            pub const fn abi_number(self) -> u32 {
+                match self { $(Self::$variant => dtype::$number,)* }
+            }
+
+            /// Size of one element, in bytes; also its alignment.
+            #[must_use]
+            pub const fn size(self) -> usize {
+                match self { $(Self::$variant => $size,)* }
+            }
+
+            /// Its name in messages, such as `f32`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
 }
 
-impl Dtype {
-    /// The type that a number of [`kernlet_abi::accel::dtype`] stands for.
-    ///
-    /// # Errors
-    /// [`AccelError::UnknownDtype`] when it stands for none.
-    pub const fn from_abi(number: u32) -> Result<Self, AccelError> {
-        Ok(match number {
-            dtype::BYTES => Self::Bytes,
-            dtype::F32 => Self::F32,
-            dtype::I32 => Self::I32,
-            dtype::I64 => Self::I64,
-            dtype::U8 => Self::U8,
-            dtype::I8 => Self::I8,
-            number => return Err(AccelError::UnknownDtype { number }),
-        })
-    }
-
-    /// Size of one element, in bytes; also its alignment.
-    #[must_use]
-    pub const fn size(self) -> usize {
-        match self {
-            Self::Bytes | Self::U8 | Self::I8 => 1,
-            Self::F32 | Self::I32 => 4,
-            Self::I64 => 8,
-        }
-    }
-
-    /// Its name in messages, such as `f32`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bytes => "bytes",
-            Self::F32 => "f32",
-            Self::I32 => "i32",
-            Self::I64 => "i64",
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-        }
-    }
+dtypes! {
+    /// Bytes without a type: pictures, parameter blocks, tables.
+    Bytes = BYTES, "bytes", 1;
+    /// IEEE 754 binary32.
+    F32 = F32, "f32", 4;
+    /// Signed 32-bit integers.
+    I32 = I32, "i32", 4;
+    /// Signed 64-bit integers.
+    I64 = I64, "i64", 8;
+    /// Unsigned 8-bit integers.
+    U8 = U8, "u8", 1;
+    /// Signed 8-bit integers.
+    I8 = I8, "i8", 1;
+    /// IEEE 754 binary64.
+    F64 = F64, "f64", 8;
+    /// Signed 16-bit integers.
+    I16 = I16, "i16", 2;
+    /// Unsigned 16-bit integers.
+    U16 = U16, "u16", 2;
+    /// Unsigned 32-bit integers.
+    U32 = U32, "u32", 4;
+    /// Unsigned 64-bit integers.
+    U64 = U64, "u64", 8;
+    /// Truth values of a byte each, 0 or 1.
+    Bool = BOOL, "bool", 1;
+    /// IEEE 754 binary16.
+    F16 = F16, "f16", 2;
+    /// The upper half of a binary32.
+    Bf16 = BF16, "bf16", 2;
+    /// Text in UTF-8.
+    Text = STRING, "string", 1;
+    /// C's `char`.
+    Char = CHAR, "char", 1;
+    /// C's `unsigned char`.
+    Uchar = UCHAR, "uchar", 1;
+    /// A buffer that vAccel calls one, and not raw.
+    Buffer = BUFFER, "buffer", 1;
+    /// A type that caller and callee agreed on; [`Arg::custom`] says which.
+    Custom = CUSTOM, "custom", 1;
+    /// Of a tensor that is written: whatever the result has. Filled in then.
+    Any = ANY, "any", 8;
 }
 
 impl core::fmt::Display for Dtype {
@@ -162,10 +192,12 @@ impl Data<'_> {
 pub struct Arg<'a> {
     /// Where the data lies.
     pub data: Data<'a>,
-    /// Its element type.
+    /// Its element type. Filled in for a tensor that the operation writes as [`Dtype::Any`].
     pub dtype: Dtype,
     /// Its shape. Filled in for a tensor that the operation writes.
     pub dims: Dims,
+    /// Which type of [`Dtype::Custom`]; zero for others.
+    pub custom: u32,
     /// Bytes that the operation wrote, from the start of the data; filled in.
     pub written: u64,
 }
@@ -174,7 +206,7 @@ impl<'a> Arg<'a> {
     /// An argument of this type and shape, nothing of it written yet.
     #[must_use]
     pub const fn new(data: Data<'a>, dtype: Dtype, dims: Dims) -> Self {
-        Self { data, dtype, dims, written: 0 }
+        Self { data, dtype, dims, custom: 0, written: 0 }
     }
 
     /// Bytes without a type or a shape: a picture, a parameter block, a table.

@@ -119,6 +119,28 @@ pub enum AccelError {
         /// The limit, in bytes.
         max: u64,
     },
+    /// vAccel's generic operation cannot carry this one.
+    #[error("{operation} cannot be asked for as a generic operation; call it by its own number")]
+    NotGeneric {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// A resource has too many files.
+    #[error("{} is one file too many; a resource may have {max}", path.display())]
+    TooManyFiles {
+        /// The file that was refused.
+        path: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// The session has as many operations running as it may.
+    #[error("{operation} is one operation too many; {max} may run at a time: try again when one has ended")]
+    TooManyOperations {
+        /// What was asked for.
+        operation: &'static str,
+        /// The quota.
+        max: usize,
+    },
     /// A resource's path names a folder, a socket or a device.
     #[error("{} is not a file; a resource must be one", path.display())]
     NotAFile {
@@ -180,7 +202,7 @@ impl AccelError {
     #[must_use]
     pub fn status(&self) -> i32 {
         match self {
-            Self::UnknownOperation { .. } | Self::NoPlugin { .. } => status::ENOTSUP,
+            Self::UnknownOperation { .. } | Self::NoPlugin { .. } | Self::NotGeneric { .. } => status::ENOTSUP,
             Self::UnknownDtype { .. }
             | Self::TooManyDims { .. }
             | Self::TooManyArgs { .. }
@@ -190,9 +212,11 @@ impl AccelError {
             | Self::NotAFile { .. } => status::EINVAL,
             Self::BadArg { source, .. } => source.status(),
             Self::UnknownResource { .. } => status::ENOENT,
-            Self::TooManyResources { .. } | Self::ResourcesTooLarge { .. } | Self::FileTooLarge { .. } => {
-                status::ENOMEM
-            }
+            Self::TooManyOperations { .. } => status::EAGAIN,
+            Self::TooManyResources { .. }
+            | Self::ResourcesTooLarge { .. }
+            | Self::FileTooLarge { .. }
+            | Self::TooManyFiles { .. } => status::ENOMEM,
             Self::ReadFile { source, .. } if source.kind() == io::ErrorKind::NotFound => status::ENOENT,
             Self::ReadFile { .. } | Self::PluginPanic { .. } => status::EIO,
             Self::Preload { source, .. } => source.status(),

@@ -6,14 +6,15 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use kernlet_accel::{Deadline, Done, Offer, Operation, Cost, Plugin, PluginError, Resource, Runtime, operation::Task};
+//! use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, Runtime, operation::Task};
 //!
 //! #[derive(Debug)]
 //! struct Nothing;
 //!
 //! impl Plugin for Nothing {
 //!     fn name(&self) -> &'static str { "nothing" }
-//!     fn operations(&self) -> &[Offer] { &[Offer { operation: Operation::Noop, cost: Cost(1) }] }
+//!     fn operations(&self) -> &[Operation] { &[Operation::Noop] }
+//!     fn cost(&self, _: &Task<'_>) -> Cost { Cost::nanos(1) }
 //!     fn run(&self, _: Task<'_>, _: Deadline) -> Result<Done, PluginError> { Ok(Done::default()) }
 //! }
 //!
@@ -29,19 +30,25 @@
 
 mod arg;
 mod decode;
+mod encode;
 mod error;
+mod hint;
 mod onnx;
 pub mod operation;
 mod plugin;
+mod profile;
 mod resource;
 mod runtime;
 mod session;
 
 pub use arg::{Arg, Data, Dims, Dtype};
-pub use decode::decode;
+pub use decode::{Generic, decode, generic};
+pub use encode::{Encoded, EncodedArg, EncodedData};
 pub use error::AccelError;
+pub use hint::Hint;
 pub use operation::{ArgError, Operation};
-pub use plugin::{Cost, Deadline, Done, Offer, Plugin, PluginError};
-pub use resource::{RESOURCE_MAX, Resource, ResourceIdentity, ResourceWatch};
-pub use runtime::Runtime;
+pub use plugin::{Cost, Deadline, Done, Kinds, Plugin, PluginError};
+pub use profile::{Profile, REGIONS_MAX, Region};
+pub use resource::{FILES_MAX, RESOURCE_MAX, Resource, ResourceFile, ResourceIdentity, ResourceKind, ResourceWatch};
+pub use runtime::{Absent, Runtime};
 pub use session::{Quota, RESOURCE_NAME_MAX, Report, ResourceId, Session};

@@ -1,5 +1,5 @@
 //! Routes each operation to the best plugin that has it.
-//! Made once a process by the watchdog or the bench, who take sessions from it.
+//! Made once a process by the watchdog, an agent or a host program, who take sessions from it.
 //! Never binds a session to one plugin, and lets no plugin's panic reach the caller.
 
 use std::{
@@ -9,20 +9,40 @@ use std::{
     time::Instant,
 };
 
-use crate::{AccelError, Deadline, Done, Operation, Plugin, PluginError, Quota, Report, Session, operation::Task};
+use crate::{
+    AccelError, Deadline, Done, Hint, Operation, Plugin, PluginError, Quota, Report, Session, operation::Task,
+};
 
 /// The plugins of a process. Cheap to clone; clones share the plugins.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     plugins: Arc<[Arc<dyn Plugin>]>,
+    absent: Arc<[Absent]>,
+}
+
+/// A plugin that could be there and is not, so that a missing operation can say what would have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// Its name.
+    pub plugin: &'static str,
+    /// What it would have.
+    pub operations: &'static [Operation],
+    /// Why it is not there, and what to do about it, such as `libopenblas.so.0 is not found; install libopenblas0`.
+    pub why: String,
 }
 
 impl Runtime {
-    /// A runtime with these plugins. Where several have an operation, the cheapest gets it, and of equally
+    /// A runtime with these plugins. Where several have an operation, the cheapest for the task gets it, and of equally
     /// cheap ones the first.
     #[must_use]
     pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
-        Self { plugins: plugins.into() }
+        Self::with_absent(plugins, Vec::new())
+    }
+
+    /// The same, which also knows of plugins that are not there.
+    #[must_use]
+    pub fn with_absent(plugins: Vec<Arc<dyn Plugin>>, absent: Vec<Absent>) -> Self {
+        Self { plugins: plugins.into(), absent: absent.into() }
     }
 
     /// A session for one function, without resources, with the default quota.
@@ -37,27 +57,85 @@ impl Runtime {
         Session::new(self.clone(), quota)
     }
 
-    /// The plugin that gets an operation.
-    ///
-    /// # Errors
-    /// [`AccelError::NoPlugin`], which says what plugins there are.
-    pub(crate) fn route(&self, operation: Operation) -> Result<&dyn Plugin, AccelError> {
-        let cost = |plugin: &dyn Plugin| {
-            let mut offers = plugin.operations().iter();
-            offers.find(|offer| offer.operation == operation).map(|offer| offer.cost)
-        };
-        self.plugins
-            .iter()
-            .filter_map(|plugin| Some((cost(&**plugin)?, &**plugin)))
-            .min_by_key(|&(cost, _)| cost)
-            .map(|(_, plugin)| plugin)
-            .ok_or_else(|| AccelError::NoPlugin { operation: operation.name(), plugins: self.inventory() })
+    /// The plugins, in the order in which they were given.
+    #[must_use]
+    pub fn plugins(&self) -> &[Arc<dyn Plugin>] {
+        &self.plugins
+    }
+
+    /// The plugins that are not there.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
     }
 
     /// Whether any plugin has an operation.
     #[must_use]
     pub fn has(&self, operation: Operation) -> bool {
-        self.route(operation).is_ok()
+        self.plugins.iter().any(|plugin| plugin.operations().contains(&operation))
+    }
+
+    /// Goes on if an operation can be carried out at all.
+    pub(crate) fn expect(&self, operation: Operation, hint: &Hint) -> Result<(), AccelError> {
+        let batch = operation == Operation::OnnxModelRunBatch && self.has(Operation::OnnxModelRun);
+        if self.has(operation) || batch { Ok(()) } else { Err(self.no_plugin(operation, hint)) }
+    }
+
+    /// Carries out a task on the best plugin, and on the next best when one declines.
+    pub(crate) fn perform(&self, mut task: Task<'_>, hint: &Hint, deadline: Deadline) -> Result<Report, AccelError> {
+        let operation = task.operation();
+        let mut candidates = Candidates { plugins: &self.plugins, hint, tried: 0 };
+        let Some(mut plugin) = candidates.next(&task) else {
+            return self.missing(task, hint, deadline);
+        };
+        let mut fallback_from = None;
+        loop {
+            match run(plugin, task.reborrow(), deadline) {
+                Err(AccelError::Plugin { source: PluginError::Declined { reason }, .. }) => {
+                    let Some(next) = candidates.next(&task) else {
+                        let source = PluginError::Declined { reason };
+                        return Err(AccelError::Plugin { plugin: plugin.name(), operation: operation.name(), source });
+                    };
+                    let (from, to) = (plugin.name(), next.name());
+                    tracing::info!(%operation, plugin = from, next = to, reason, "accelerator plugin declines");
+                    fallback_from = fallback_from.or(Some(from));
+                    plugin = next;
+                }
+                outcome => return outcome.map(|report| Report { fallback_from, ..report }),
+            }
+        }
+    }
+
+    /// A task whose operation no plugin has: one that consists of others, or an error.
+    fn missing(&self, mut task: Task<'_>, hint: &Hint, deadline: Deadline) -> Result<Report, AccelError> {
+        let operation = task.operation();
+        match &mut task {
+            Task::OnnxModelRunBatch(batch) if self.has(Operation::OnnxModelRun) => {
+                let mut total = Report::default();
+                for run in batch.runs() {
+                    let report = self.perform(Task::OnnxModelRun(run), hint, deadline)?;
+                    total = Report {
+                        elapsed: total.elapsed + report.elapsed,
+                        bytes_copied: total.bytes_copied + report.bytes_copied,
+                        ..report
+                    };
+                }
+                Ok(total)
+            }
+            _ => Err(self.no_plugin(operation, hint)),
+        }
+    }
+
+    /// That no plugin has an operation: those there are, and those that would have it.
+    fn no_plugin(&self, operation: Operation, hint: &Hint) -> AccelError {
+        let mut plugins = self.inventory();
+        if hint.strict && self.has(operation) {
+            plugins = format!("only {hint} is to be used, and {plugins}");
+        }
+        for absent in self.absent.iter().filter(|absent| absent.operations.contains(&operation)) {
+            plugins = format!("{plugins}; {} would have it: {}", absent.plugin, absent.why);
+        }
+        AccelError::NoPlugin { operation: operation.name(), plugins }
     }
 
     /// The plugins and what they have, in words.
@@ -66,7 +144,7 @@ impl Runtime {
             return "no plugin is loaded".to_owned();
         }
         let describe = |plugin: &Arc<dyn Plugin>| {
-            let operations: Vec<_> = plugin.operations().iter().map(|offer| offer.operation.name()).collect();
+            let operations: Vec<_> = plugin.operations().iter().map(|operation| operation.name()).collect();
             format!("{} ({})", plugin.name(), operations.join(", "))
         };
         let plugins: Vec<_> = self.plugins.iter().map(describe).collect();
@@ -74,8 +152,40 @@ impl Runtime {
     }
 }
 
+/// The plugins that have an operation, best first: those that the hint names, then those of the kinds that it asks for,
+/// then the others; of each, the cheapest.
+struct Candidates<'a> {
+    plugins: &'a [Arc<dyn Plugin>],
+    hint: &'a Hint,
+    /// A bit for each plugin that was there already. Plugins beyond 64 are not considered; there are about ten.
+    tried: u64,
+}
+
+impl<'a> Candidates<'a> {
+    fn next(&mut self, task: &Task<'_>) -> Option<&'a dyn Plugin> {
+        let operation = task.operation();
+        let mut fitting = (0_u32..64).zip(self.plugins).filter(|&(index, plugin)| {
+            self.tried >> index & 1 == 0
+                && plugin.operations().contains(&operation)
+                && (!self.hint.strict || self.hint.rank(&**plugin) < Hint::LAST)
+        });
+        let first = fitting.next()?;
+        // A lone plugin is not asked for its cost.
+        let best = fitting.map(|(index, plugin)| (self.hint.rank(&**plugin), plugin.cost(task), index, plugin)).fold(
+            None,
+            |best: Option<(u8, crate::Cost, u32, &Arc<dyn Plugin>)>, next| {
+                let best = best.unwrap_or_else(|| (self.hint.rank(&**first.1), first.1.cost(task), first.0, first.1));
+                Some(if (next.0, next.1) < (best.0, best.1) { next } else { best })
+            },
+        );
+        let (index, plugin) = best.map_or(first, |(_, _, index, plugin)| (index, plugin));
+        self.tried |= 1 << index;
+        Some(&**plugin)
+    }
+}
+
 /// Runs a task on a plugin and measures it.
-pub(crate) fn run(plugin: &dyn Plugin, task: Task<'_>, deadline: Deadline) -> Result<Report, AccelError> {
+fn run(plugin: &dyn Plugin, task: Task<'_>, deadline: Deadline) -> Result<Report, AccelError> {
     let operation = task.operation().name();
     let name = plugin.name();
     let start = Instant::now();
@@ -84,7 +194,7 @@ pub(crate) fn run(plugin: &dyn Plugin, task: Task<'_>, deadline: Deadline) -> Re
     let done: Result<Done, PluginError> = catch_unwind(AssertUnwindSafe(|| plugin.run(task, deadline)))
         .map_err(|panic| AccelError::PluginPanic { plugin: name, operation, panic: panic_text(&*panic) })?;
     let done = done.map_err(|source| AccelError::Plugin { plugin: name, operation, source })?;
-    Ok(Report { plugin: name, elapsed: start.elapsed(), bytes_copied: done.bytes_copied })
+    Ok(Report { plugin: name, elapsed: start.elapsed(), bytes_copied: done.bytes_copied, fallback_from: None })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

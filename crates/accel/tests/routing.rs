@@ -49,7 +49,7 @@ fn a_missing_operation_names_the_plugins_there_are() {
 
 #[test]
 fn an_unknown_operation_is_refused() {
-    for number in [1, 0x102, u32::MAX] {
+    for number in [24, 0x107, u32::MAX] {
         let error = support::session().run(number, &mut [], None).unwrap_err();
         assert!(matches!(error, AccelError::UnknownOperation { number: got } if got == number));
         assert_eq!(error.status(), status::ENOTSUP);
@@ -58,7 +58,7 @@ fn an_unknown_operation_is_refused() {
 
 #[test]
 fn every_operation_keeps_its_number() {
-    for operation in Operation::ALL {
+    for &operation in Operation::ALL {
         assert_eq!(Operation::from_abi(operation.abi_number()).unwrap(), operation);
     }
 }

@@ -265,6 +265,7 @@ fn descriptors(guest: &GuestView, call: &AccelCall) -> Result<Vec<AccelArg>, Cau
 
 /// What the host filled into an argument.
 struct Output {
+    dtype: Dtype,
     dims: Dims,
     written: u64,
 }
@@ -284,7 +285,9 @@ fn run_operation(
     let typed = data.into_iter().zip(descriptors).map(|(data, descriptor)| {
         let rank = usize::try_from(descriptor.rank).unwrap_or(usize::MAX);
         let sizes = descriptor.dims.get(..rank).ok_or(AccelError::TooManyDims { rank })?;
-        Ok(Arg::new(data, Dtype::from_abi(descriptor.dtype)?, Dims::new(sizes)?))
+        let mut arg = Arg::new(data, Dtype::from_abi(descriptor.dtype)?, Dims::new(sizes)?);
+        arg.custom = descriptor.custom;
+        Ok(arg)
     });
     let mut args = match typed.collect::<Result<Vec<_>, AccelError>>() {
         Ok(args) => args,
@@ -307,7 +310,7 @@ fn run_operation(
     };
     Ok(outcome.map(|Report { bytes_copied, .. }| {
         context.usage.bytes_copied += bytes_copied;
-        args.iter().map(|arg| Output { dims: arg.dims, written: arg.written }).collect()
+        args.iter().map(|arg| Output { dtype: arg.dtype, dims: arg.dims, written: arg.written }).collect()
     }))
 }
 
@@ -321,6 +324,7 @@ fn write_outputs(
     for (mut descriptor, output) in descriptors.into_iter().zip(outputs) {
         let sizes = output.dims.sizes();
         descriptor.written = output.written;
+        descriptor.dtype = output.dtype.abi_number();
         descriptor.rank = u32::try_from(sizes.len()).unwrap_or_default();
         descriptor.dims[..sizes.len()].copy_from_slice(sizes);
         guest.store(at, &descriptor)?;

@@ -5,7 +5,7 @@
 mod kernel;
 
 use kernlet_accel::{
-    Cost, Deadline, Done, Offer, Operation, Plugin, PluginError,
+    Cost, Deadline, Done, Operation, Plugin, PluginError,
     operation::{Matrix, MatrixLayout, MatrixMut, Sgemm, Task},
 };
 
@@ -33,8 +33,16 @@ impl Plugin for Gemm {
         "gemm"
     }
 
-    fn operations(&self) -> &[Offer] {
-        &[Offer { operation: Operation::BlasSgemm, cost: Cost(7_000) }]
+    fn operations(&self) -> &[Operation] {
+        &[Operation::BlasSgemm]
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        match task {
+            // 150 GFLOP/s, two floating-point operations a product.
+            Task::BlasSgemm(task) => Cost::of_work(Cost::nanos(500), task.products(), 75_000),
+            _ => Cost::nanos(u64::MAX),
+        }
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {

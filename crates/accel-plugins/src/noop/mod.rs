@@ -1,7 +1,7 @@
 //! The plugin that does nothing: it measures the way to a plugin and back.
 //! Called by the runtime for noop. Never touches anything.
 
-use kernlet_accel::{Cost, Deadline, Done, Offer, Operation, Plugin, PluginError, operation::Task};
+use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, operation::Task};
 
 /// The plugin `noop`.
 #[derive(Debug, Default)]
@@ -20,8 +20,12 @@ impl Plugin for Noop {
         "noop"
     }
 
-    fn operations(&self) -> &[Offer] {
-        &[Offer { operation: Operation::Noop, cost: Cost(0) }]
+    fn operations(&self) -> &[Operation] {
+        &[Operation::Noop]
+    }
+
+    fn cost(&self, _task: &Task<'_>) -> Cost {
+        Cost::nanos(0)
     }
 
     fn run(&self, task: Task<'_>, _deadline: Deadline) -> Result<Done, PluginError> {

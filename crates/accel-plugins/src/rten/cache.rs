@@ -30,6 +30,11 @@ impl<T, E: Clone> ResourceCache<T, E> {
         self.slot(resource).get_or_init(|| make(resource).map(Arc::new)).clone()
     }
 
+    /// Forgets what was made of a resource; who uses it keeps it.
+    pub(super) fn remove(&self, resource: &Resource) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(&resource.identity());
+    }
+
     fn slot(&self, resource: &Resource) -> Slot<T, E> {
         // Between any two statements the map is whole, so that a panic elsewhere leaves it usable.
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ mod preprocess;
 mod ranking;
 mod run;
 
-use kernlet_accel::{Cost, Deadline, Done, Offer, Operation, Plugin, PluginError, operation::Task};
+use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
 
 use self::{cache::ResourceCache, model::LoadedModel};
 
@@ -35,22 +35,38 @@ impl Plugin for Rten {
         "rten"
     }
 
-    fn operations(&self) -> &[Offer] {
+    fn operations(&self) -> &[Operation] {
+        &[Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload]
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
         // MobileNetV2 on two cores.
-        &[
-            Offer { operation: Operation::ImageClassify, cost: Cost(14_000) },
-            Offer { operation: Operation::OnnxModelLoad, cost: Cost(15_000) },
-            Offer { operation: Operation::OnnxModelRun, cost: Cost(12_000) },
-        ]
+        match task {
+            Task::OnnxModelLoad(_) => Cost::micros(15_000),
+            Task::ImageClassify(_) => Cost::micros(14_000),
+            _ => Cost::micros(12_000),
+        }
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
-        let load = |resource: &_| self.models.get(resource, LoadedModel::load).map_err(PluginError::invalid);
+        let load = |resource: &Resource| self.models.get(resource, LoadedModel::load).map_err(PluginError::invalid);
         match task {
-            Task::ImageClassify(task) => classify::classify(&*load(&task.model)?, task, deadline),
+            Task::ImageClassify(task) => {
+                let model = load(task.model.as_ref().ok_or_else(no_model)?)?;
+                classify::classify(&model, task, deadline)
+            }
             Task::OnnxModelLoad(task) => classify::warm_up(&*load(&task.model)?).map(|()| Done::default()),
             Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline),
+            Task::OnnxModelUnload(task) => {
+                self.models.remove(&task.model);
+                Ok(Done::default())
+            }
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }
     }
+}
+
+/// That a picture came without a model, and the plugin brings none.
+fn no_model() -> PluginError {
+    PluginError::declined("it needs an ONNX model, and the caller has none")
 }

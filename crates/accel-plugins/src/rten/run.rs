@@ -4,7 +4,7 @@
 //! Both are counted as copied.
 
 use kernlet_accel::{
-    ArgError, Deadline, Dims, Done, PluginError,
+    ArgError, Deadline, Dims, Done, Dtype, PluginError,
     operation::{Element, Elements, ModelRun, Tensor, TensorOut},
 };
 use rten::{RunError, RunErrorKind, Value, ValueOrView, ValueView};
@@ -21,6 +21,9 @@ enum FitError {
     /// A 64-bit integer that rten cannot hold.
     #[error("input {index} holds {value}, and the plugin computes integers in 32 bits; pass smaller ones")]
     Integer { index: usize, value: i64 },
+    /// Elements that rten cannot hold.
+    #[error("input {index} is of {dtype}, and the plugin computes in f32, i32, u8 and i8")]
+    Type { index: usize, dtype: Dtype },
     /// A size that is none.
     #[error("a size of input {index} is beyond the address space")]
     Size { index: usize },
@@ -101,6 +104,7 @@ fn input<'a>(index: usize, tensor: &Tensor<'a>) -> Result<Input<'a>, PluginError
             let elements = elements.iter().map(narrow).collect::<Result<Vec<_>, _>>()?;
             Value::from_shape(shape, elements).map(Input::Converted).map_err(PluginError::failed)
         }
+        other => Err(PluginError::declined(FitError::Type { index, dtype: other.dtype() }.to_string())),
     }
 }
 
@@ -119,7 +123,7 @@ fn write(index: usize, result: &Value, room: &mut TensorOut<'_>) -> Result<u64, 
     let bytes = match result.as_view() {
         ValueView::FloatTensor(view) => copy(room.claim(dims).map_err(fit)?, &view, |value| value),
         // rten gives 64-bit integers of a model as 32-bit ones.
-        ValueView::Int32Tensor(view) if room.dtype() == <i64 as Element>::DTYPE => {
+        ValueView::Int32Tensor(view) if room.dtype() == Some(<i64 as Element>::DTYPE) => {
             copy(room.claim(dims).map_err(fit)?, &view, i64::from)
         }
         ValueView::Int32Tensor(view) => copy(room.claim(dims).map_err(fit)?, &view, |value| value),

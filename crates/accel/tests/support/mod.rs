@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use kernlet_accel::{Cost, Deadline, Done, Offer, Operation, Plugin, PluginError, Runtime, Session, operation::Task};
+use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, Session, operation::Task};
 
 /// A plugin that says which resource it was given, by failing with its content.
 #[derive(Debug)]
 pub(crate) struct Tell {
     pub(crate) name: &'static str,
-    pub(crate) offers: Vec<Offer>,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) costs: Vec<u64>,
 }
 
 impl Plugin for Tell {
@@ -17,8 +18,13 @@ impl Plugin for Tell {
         self.name
     }
 
-    fn operations(&self) -> &[Offer] {
-        &self.offers
+    fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        let index = self.operations.iter().position(|&operation| operation == task.operation()).unwrap();
+        Cost::nanos(self.costs[index])
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
@@ -41,8 +47,12 @@ impl Plugin for Break {
         "break"
     }
 
-    fn operations(&self) -> &[Offer] {
-        &[Offer { operation: Operation::Noop, cost: Cost(1) }]
+    fn operations(&self) -> &[Operation] {
+        &[Operation::Noop]
+    }
+
+    fn cost(&self, _: &Task<'_>) -> Cost {
+        Cost::nanos(1)
     }
 
     fn run(&self, _: Task<'_>, _: Deadline) -> Result<Done, PluginError> {
@@ -50,12 +60,13 @@ impl Plugin for Break {
     }
 }
 
-pub(crate) fn tell(name: &'static str, operations: &[(Operation, u32)]) -> Arc<dyn Plugin> {
-    let offers = operations.iter().map(|&(operation, cost)| Offer { operation, cost: Cost(cost) }).collect();
-    Arc::new(Tell { name, offers })
+pub(crate) fn tell(name: &'static str, operations: &[(Operation, u64)]) -> Arc<dyn Plugin> {
+    let (operations, costs) = operations.iter().copied().unzip();
+    Arc::new(Tell { name, operations, costs })
 }
 
 /// A session on a plugin that has everything.
 pub(crate) fn session() -> Session {
-    Runtime::new(vec![tell("all", &Operation::ALL.map(|operation| (operation, 1)))]).session()
+    let everything: Vec<_> = Operation::ALL.iter().map(|&operation| (operation, 1)).collect();
+    Runtime::new(vec![tell("all", &everything)]).session()
 }
