@@ -162,7 +162,7 @@ fn what_is_no_model_is_refused() {
     let text = imagenet_labels(&session);
     refused(&session, text, &grey_jpeg(1, 1), status::EINVAL, "no ONNX model");
     refused(&session, 77, &grey_jpeg(1, 1), status::ENOENT, "no resource 77");
-    refused(&session, 0, &grey_jpeg(1, 1), status::ENOENT, "no resource 0");
+    refused(&session, 0, &grey_jpeg(1, 1), status::ENOTSUP, "needs an ONNX model");
 }
 
 #[test]

@@ -125,6 +125,12 @@ pub enum AccelError {
         /// What was asked for.
         operation: &'static str,
     },
+    /// Only ONNX models are run on several sets of inputs at once.
+    #[error("{operation} takes one set of inputs; run the model once for each")]
+    NotBatched {
+        /// What was asked for.
+        operation: &'static str,
+    },
     /// A resource has too many files.
     #[error("{} is one file too many; a resource may have {max}", path.display())]
     TooManyFiles {
@@ -202,7 +208,10 @@ impl AccelError {
     #[must_use]
     pub fn status(&self) -> i32 {
         match self {
-            Self::UnknownOperation { .. } | Self::NoPlugin { .. } | Self::NotGeneric { .. } => status::ENOTSUP,
+            Self::UnknownOperation { .. }
+            | Self::NoPlugin { .. }
+            | Self::NotGeneric { .. }
+            | Self::NotBatched { .. } => status::ENOTSUP,
             Self::UnknownDtype { .. }
             | Self::TooManyDims { .. }
             | Self::TooManyArgs { .. }

@@ -29,10 +29,12 @@
 #![forbid(unsafe_code)]
 
 mod arg;
+pub mod config;
 mod decode;
 mod encode;
 mod error;
 mod hint;
+pub mod host;
 mod onnx;
 pub mod operation;
 mod plugin;
@@ -42,6 +44,7 @@ mod runtime;
 mod session;
 
 pub use arg::{Arg, Data, Dims, Dtype};
+pub use config::{Config, ConfigError};
 pub use decode::{Generic, decode, generic};
 pub use encode::{Encoded, EncodedArg, EncodedData};
 pub use error::AccelError;

@@ -3,7 +3,7 @@
 //! Never copies data other than parameter blocks of at most 56 bytes, and never trusts a size before its check.
 
 mod generic;
-mod read;
+pub(crate) mod read;
 
 use kernlet_abi::accel::{
     ARGS_MAX, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion, ResizeParams, ResourceParams,
@@ -355,14 +355,14 @@ impl Call {
 }
 
 /// The layouts of a product's matrices.
-struct Layouts {
-    a: crate::operation::MatrixLayout,
-    b: crate::operation::MatrixLayout,
-    c: crate::operation::MatrixLayout,
+pub(crate) struct Layouts {
+    pub(crate) a: crate::operation::MatrixLayout,
+    pub(crate) b: crate::operation::MatrixLayout,
+    pub(crate) c: crate::operation::MatrixLayout,
 }
 
 impl Layouts {
-    fn new(params: &SgemmParams) -> Result<Self, ArgError> {
+    pub(crate) fn new(params: &SgemmParams) -> Result<Self, ArgError> {
         let (m, n) = (read::matrix_size("m", params.m)?, read::matrix_size("n", params.n)?);
         let k = read::matrix_size("k", params.k)?;
         let a = read::matrix_layout("lda", m, k, params.lda)?;
@@ -371,7 +371,7 @@ impl Layouts {
     }
 
     /// The product; the layouts come from one m, n and k, so that they fit each other.
-    fn product<'a>(
+    pub(crate) fn product<'a>(
         &self,
         params: &SgemmParams,
         a: crate::operation::Matrix<'a>,

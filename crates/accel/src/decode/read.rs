@@ -134,7 +134,7 @@ pub(super) fn matrix<'a>(arg: &'a Arg<'_>, layout: MatrixLayout) -> Result<Matri
     matrix_of(input(arg)?, layout)
 }
 
-pub(super) fn matrix_of(bytes: &[u8], layout: MatrixLayout) -> Result<Matrix<'_>, ArgError> {
+pub(crate) fn matrix_of(bytes: &[u8], layout: MatrixLayout) -> Result<Matrix<'_>, ArgError> {
     let (needed, got) = (matrix_bytes(&layout)?, bytes.len() as u64);
     Matrix::new(slice(bytes)?, layout).ok_or(ArgError::InputTooShort { needed, got })
 }
@@ -144,7 +144,7 @@ pub(super) fn matrix_room<'a>(arg: &'a mut Arg<'_>, layout: MatrixLayout) -> Res
     matrix_room_of(in_output(&mut arg.data)?, &mut arg.written, layout)
 }
 
-pub(super) fn matrix_room_of<'a>(
+pub(crate) fn matrix_room_of<'a>(
     bytes: &'a mut [u8],
     written: &mut u64,
     layout: MatrixLayout,
