@@ -97,6 +97,7 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Invoke),
             Choice::One(Suite::Rewind),
             Choice::One(Suite::Classify),
+            Choice::One(Suite::AccelGuest),
             Choice::One(Suite::Http),
             Choice::One(Suite::Cold),
             Choice::One(Suite::Size),

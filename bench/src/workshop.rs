@@ -66,6 +66,7 @@ pub(crate) struct Workshop {
     classify: OnceCell<Image>,
     pages: OnceCell<Image>,
     faults: OnceCell<Image>,
+    offload: OnceCell<Image>,
     program: OnceCell<PathBuf>,
     static_echo: OnceCell<PathBuf>,
 }
@@ -80,6 +81,7 @@ impl Workshop {
             classify: OnceCell::new(),
             pages: OnceCell::new(),
             faults: OnceCell::new(),
+            offload: OnceCell::new(),
             program: program.map_or_else(OnceCell::new, OnceCell::from),
             static_echo: OnceCell::new(),
         })
@@ -108,6 +110,11 @@ impl Workshop {
     /// `functions/faults`: does what its path says.
     pub(crate) fn faults(&self) -> anyhow::Result<&Image> {
         get_or_make(&self.faults, || self.image("faults"))
+    }
+
+    /// `functions/offload`: runs an accelerator operation as often as it is told.
+    pub(crate) fn offload(&self) -> anyhow::Result<&Image> {
+        get_or_make(&self.offload, || self.image("offload"))
     }
 
     /// The `kernlet` program, as people get it.

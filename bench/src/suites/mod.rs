@@ -1,6 +1,7 @@
 //! The suites, each a file: what is measured, against what, and what is wanted of it.
 //! Called by `main`, which prints what they give.
 
+mod accel_guest;
 mod classify;
 mod cold;
 mod density;
@@ -38,6 +39,8 @@ pub(crate) enum Suite {
     Rewind,
     /// A picture classified through the whole platform, over the same plugin called natively
     Classify,
+    /// Accelerator operations from a guest, over the same plugins called natively
+    AccelGuest,
     /// Small requests under load, over plain hyper servers
     Http,
     /// The first request after a deployment
@@ -64,6 +67,12 @@ impl Suite {
             Self::Invoke => &["invoke.echo_vs_floor"],
             Self::Rewind => &["rewind.vs_floor", "rewind.exits"],
             Self::Classify => &["classify.http_overhead_percent", "classify.bytes_copied"],
+            Self::AccelGuest => &[
+                "accel.noop_guest_vs_exit",
+                "accel.payload_guest_bytes_copied",
+                "accel.classify_guest_overhead_percent",
+                "accel.sgemm_overhead_percent",
+            ],
             Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
             Self::Cold => &["cold.first_request_ms", "cold.vs_floor_create", "cold.runc_times", "cold.ctr_times"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
@@ -87,6 +96,7 @@ impl Suite {
             Self::Invoke => invoke::run(workshop),
             Self::Rewind => rewind::run(workshop),
             Self::Classify => classify::run(workshop),
+            Self::AccelGuest => accel_guest::run(workshop),
             Self::Http => http::run(workshop),
             Self::Cold => Ok([cold::run(workshop)?, first_machine::run(workshop)?].concat()),
             Self::Size => size::run(workshop),

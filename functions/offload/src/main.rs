@@ -1,0 +1,66 @@
+//! Runs an accelerator operation as often as the query says: `/noop?count=…`, `/payload?bytes=…&count=…` (a product that
+//! reads none of them), `/sgemm?n=…&count=…` (n×n matrices). Called by the benchmarks of accelerators, which take the
+//! difference between two counts, so that only the operations are left.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::{format, string::ToString as _, vec};
+
+use kernlet_guest::{
+    Request, Response,
+    accel::{self, AccelError, Sgemm},
+    function,
+};
+
+function!(offload);
+
+/// Largest matrix, in rows.
+const ROWS_MAX: u64 = 2048;
+
+/// Largest payload, in bytes.
+const BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+fn offload(request: &Request) -> Response<'_> {
+    let number = |name, max: u64| {
+        let found = request.parameter(name).and_then(|text| text.parse::<u64>().ok());
+        found.filter(|number| *number <= max).ok_or_else(|| format!("?{name}=… is a number up to {max}\n"))
+    };
+    let outcome = match request.path() {
+        "/noop" => number("count", 1_000_000).map(noops),
+        "/payload" => number("bytes", BYTES_MAX).and_then(|bytes| Ok(payloads(bytes, number("count", 100_000)?))),
+        "/sgemm" => number("n", ROWS_MAX).and_then(|rows| Ok(products(rows, number("count", 100_000)?))),
+        _ => return Response::new(404).body("/noop, /payload and /sgemm are what there is\n"),
+    };
+    match outcome {
+        Ok(Ok(check)) => Response::new(200).body(check.to_string()),
+        Ok(Err(error)) => Response::new(500).body(error.message),
+        Err(wrong) => Response::new(400).body(wrong),
+    }
+}
+
+fn noops(count: u64) -> Result<f32, AccelError> {
+    (0..count).try_for_each(|_| accel::noop())?;
+    Ok(0.0)
+}
+
+/// A row times a column, with a factor of zero: BLAS reads neither.
+fn payloads(bytes: u64, count: u64) -> Result<f32, AccelError> {
+    let inner = bytes / 8;
+    let (row, column, mut c) = (vec![1.0; inner as usize], vec![1.0; inner as usize], [2.0]);
+    let k = inner as i64;
+    let params = Sgemm { m: 1, n: 1, k, lda: k, ldb: 1, ldc: 1, alpha: 0.0, beta: 1.0 };
+    (0..count).try_for_each(|_| accel::sgemm(&params, &row, &column, &mut c))?;
+    Ok(c[0])
+}
+
+/// Of ones, so that every element of the product is the number of rows.
+fn products(rows: u64, count: u64) -> Result<f32, AccelError> {
+    let elements = (rows * rows) as usize;
+    let (a, b, mut c) = (vec![1.0; elements], vec![1.0; elements], vec![0.0; elements]);
+    let n = rows as i64;
+    let params = Sgemm { m: n, n, k: n, lda: n, ldb: n, ldc: n, alpha: 1.0, beta: 0.0 };
+    (0..count).try_for_each(|_| accel::sgemm(&params, &a, &b, &mut c))?;
+    Ok(c.last().copied().unwrap_or_default())
+}
