@@ -2,7 +2,9 @@
 //! machine adds to an operation, whatever the operation is.
 
 use std::{
+    iter,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -38,7 +40,7 @@ const ROWS: [(u32, &str, &str); 6] = [
 const LARGE: u32 = 256;
 
 pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
-    Ok(vec![noop(workshop)?, payloads(workshop)?, classify(workshop)?, sgemm(workshop)?])
+    Ok(vec![noop(workshop)?, payloads(workshop)?, classify(workshop)?, sgemm(workshop)?, guests(workshop)?])
 }
 
 /// A machine with these plugins, kept between its requests, so that only what a request does counts.
@@ -181,7 +183,7 @@ fn sgemm(workshop: &Workshop) -> anyhow::Result<Row> {
     let mut worst = f64::NEG_INFINITY;
     let mut details = Vec::new();
     for (rows, name, speed) in ROWS {
-        let count = (1024 / rows).pow(2).clamp(1, 64);
+        let count = (1024 / rows).pow(2).clamp(4, 64);
         let elements = (rows * rows) as usize;
         let (a, b, mut c) = (vec![1.0; elements], vec![1.0; elements], vec![0.0; elements]);
         let n = i64::from(rows);
@@ -208,4 +210,50 @@ fn sgemm(workshop: &Workshop) -> anyhow::Result<Row> {
     Ok(details
         .into_iter()
         .fold(row, |row, (overhead, speed)| row.number(overhead.0, overhead.1).number(speed.0, speed.1)))
+}
+
+/// How long so many guests work at a time.
+const TOGETHER: Duration = Duration::from_secs(4);
+
+/// Pictures a second that so many guests have classified together, each a machine with a thread of its own.
+fn classified(workshop: &Workshop, runtime: &Runtime, guests: usize, picture: &[u8]) -> anyhow::Result<f64> {
+    let boot = |()| {
+        let session = runtime.session();
+        native::register(&session)?;
+        session.preload()?;
+        Guest::boot(workshop.classify()?, session)
+    };
+    let machines: Vec<Guest> = iter::repeat_n((), guests).map(boot).collect::<Result<_, _>>()?;
+    let begun = Instant::now();
+    let work = |mut guest: Guest| {
+        let mut done = 0_u32;
+        while begun.elapsed() < TOGETHER {
+            guest.call("/", "", picture)?;
+            done += 1;
+        }
+        anyhow::Ok(done)
+    };
+    let done: u32 = thread::scope(|scope| {
+        let threads: Vec<_> = machines.into_iter().map(|guest| scope.spawn(move || work(guest))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, anyhow::Result<u32>>| {
+            thread.join().map_err(|_| anyhow::anyhow!("a guest's thread panicked"))?
+        };
+        threads.into_iter().map(join).sum::<anyhow::Result<u32>>()
+    })?;
+    Ok(f64::from(done) / begun.elapsed().as_secs_f64())
+}
+
+fn guests(workshop: &Workshop) -> anyhow::Result<Row> {
+    let (picture, runtime) = (picture()?, Runtime::new(default_plugins()));
+    let [one, four, sixteen] = {
+        let mut rates = [0.0; 3];
+        for (rate, guests) in rates.iter_mut().zip([1, 4, 16]) {
+            *rate = classified(workshop, &runtime, guests, &picture)?;
+        }
+        rates
+    };
+    Ok(Row::new("accel.guests_16_vs_1", sixteen / one, "×", Target::None)
+        .number("pictures_per_second_of_1", one)
+        .number("pictures_per_second_of_4", four)
+        .number("pictures_per_second_of_16", sixteen))
 }

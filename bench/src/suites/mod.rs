@@ -72,6 +72,7 @@ impl Suite {
                 "accel.payload_guest_bytes_copied",
                 "accel.classify_guest_overhead_percent",
                 "accel.sgemm_overhead_percent",
+                "accel.guests_16_vs_1",
             ],
             Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
             Self::Cold => &["cold.first_request_ms", "cold.vs_floor_create", "cold.runc_times", "cold.ctr_times"],
