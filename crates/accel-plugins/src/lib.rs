@@ -4,15 +4,17 @@
 //! They never see raw arguments or guest memory: only tasks whose lengths the runtime has checked.
 #![deny(unsafe_code)]
 
+mod cache;
 mod gemm;
 mod noop;
 mod rten;
+mod vision;
 
 use std::sync::Arc;
 
 use kernlet_accel::Plugin;
 
-pub use crate::{gemm::Gemm, noop::Noop, rten::Rten, rten::picture::PIXELS_MAX};
+pub use crate::{gemm::Gemm, noop::Noop, rten::Rten, vision::picture::PIXELS_MAX};
 
 /// The plugins of this crate, ready for [`kernlet_accel::Runtime::new`].
 ///

@@ -2,24 +2,21 @@
 //! Called by the runtime. Never opens a file: models come as resources, and a model that refers to data outside
 //! itself is refused.
 
-mod cache;
 mod classify;
 mod model;
-pub(crate) mod picture;
-mod preprocess;
-mod ranking;
 mod run;
 
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
 
-use self::{cache::ResourceCache, model::LoadedModel};
+use self::model::LoadedModel;
+use crate::cache::ResourceCache;
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
 /// uses as many threads as there are cores, or `RTEN_NUM_THREADS`; one that runs is not interrupted by a
 /// deadline.
 #[derive(Debug, Default)]
 pub struct Rten {
-    models: ResourceCache<LoadedModel, model::ModelError>,
+    models: ResourceCache<LoadedModel, model::NotLoadable>,
 }
 
 impl Rten {

@@ -6,40 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kernlet_accel::Resource;
 use rten::{Dimension, Model, NodeId, NodeInfo, ValueType};
 
-/// Largest height or width that a classifier may ask for, in pixels: the input is allocated at that size.
-const INPUT_SIDE_MAX: usize = 2048;
+use crate::vision::{InputSize, NoClassifier};
 
-/// Why a model cannot be used.
+/// Why rten does not take a model.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum ModelError {
-    /// rten does not take it.
-    #[error("the resource is no ONNX model that rten can run ({reason}); check the file, its opset and its operators")]
-    NotLoadable {
-        /// What rten says.
-        reason: String,
-    },
-    /// It does not take pictures.
-    #[error(
-        "the model takes {found}; to classify pictures it must take one f32 tensor [N,3,height,width] of a fixed \
-         size of at most {INPUT_SIDE_MAX}"
-    )]
-    Input {
-        /// Its inputs.
-        found: String,
-    },
-    /// It does not give classes.
-    #[error("the model gives {found}; to classify pictures it must give one f32 tensor [N,classes]")]
-    Output {
-        /// Its outputs.
-        found: String,
-    },
+#[error("the resource is no ONNX model that rten can run ({reason}); check the file, its opset and its operators")]
+pub(super) struct NotLoadable {
+    /// What rten says.
+    reason: String,
 }
 
 /// A model that is ready to run.
 #[derive(Debug)]
 pub(super) struct LoadedModel {
     pub(super) model: Model,
-    classifier: Result<Classifier, ModelError>,
+    classifier: Result<Classifier, NoClassifier>,
     /// Whether [`LoadedModel::take_warm_up`] was called.
     warm: AtomicBool,
 }
@@ -52,18 +33,11 @@ pub(super) struct Classifier {
     pub(super) size: InputSize,
 }
 
-/// Size of the picture that a model takes, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct InputSize {
-    pub(super) height: usize,
-    pub(super) width: usize,
-}
-
 impl LoadedModel {
     /// Loads a model from its file's bytes.
-    pub(super) fn load(resource: &Resource) -> Result<Self, ModelError> {
+    pub(super) fn load(resource: &Resource) -> Result<Self, NotLoadable> {
         let model = Model::load(resource.bytes().to_vec())
-            .map_err(|error| ModelError::NotLoadable { reason: error.to_string() })?;
+            .map_err(|error| NotLoadable { reason: error.to_string() })?;
         let classifier = classifier(&model);
         Ok(Self { model, classifier, warm: AtomicBool::new(false) })
     }
@@ -74,16 +48,16 @@ impl LoadedModel {
     }
 
     /// How to classify pictures with it.
-    pub(super) fn classifier(&self) -> Result<Classifier, ModelError> {
+    pub(super) fn classifier(&self) -> Result<Classifier, NoClassifier> {
         self.classifier.clone()
     }
 }
 
-fn classifier(model: &Model) -> Result<Classifier, ModelError> {
+fn classifier(model: &Model) -> Result<Classifier, NoClassifier> {
     let (input, size) =
-        picture_input(model).ok_or_else(|| ModelError::Input { found: describe_all(model, model.input_ids()) })?;
+        picture_input(model).ok_or_else(|| NoClassifier::Input { found: describe_all(model, model.input_ids()) })?;
     let output =
-        classes_output(model).ok_or_else(|| ModelError::Output { found: describe_all(model, model.output_ids()) })?;
+        classes_output(model).ok_or_else(|| NoClassifier::Output { found: describe_all(model, model.output_ids()) })?;
     Ok(Classifier { input, output, size })
 }
 
@@ -92,12 +66,11 @@ fn picture_input(model: &Model) -> Option<(NodeId, InputSize)> {
         return None;
     };
     let info = model.node_info(input)?;
-    let is_side = |side: &usize| (1..=INPUT_SIDE_MAX).contains(side);
     match info.shape()?.as_slice() {
         [n, Dimension::Fixed(3), Dimension::Fixed(height), Dimension::Fixed(width)]
-            if may_be_one(n) && is_f32(&info) && is_side(height) && is_side(width) =>
+            if may_be_one(n) && is_f32(&info) =>
         {
-            Some((input, InputSize { height: *height, width: *width }))
+            Some((input, InputSize::new(*height, *width)?))
         }
         _ => None,
     }

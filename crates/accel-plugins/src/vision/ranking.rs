@@ -4,7 +4,7 @@
 
 /// Why logits have no best classes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RankingError {
+pub(crate) enum RankingError {
     /// One is not a number, or infinite, or none is above minus infinity.
     #[error("the model gave logits that are not finite; the model is broken or its numbers overflow")]
     NotFinite,
@@ -15,7 +15,7 @@ pub(super) enum RankingError {
 
 /// The best `count` classes as (index, probability), best first; equal ones in the order of their indices.
 /// Probabilities are the softmax over all classes.
-pub(super) fn best(logits: &[f32], count: usize) -> Result<Vec<(u32, f32)>, RankingError> {
+pub(crate) fn best(logits: &[f32], count: usize) -> Result<Vec<(u32, f32)>, RankingError> {
     let highest = logits.iter().copied().reduce(f32::max).ok_or(RankingError::Empty)?;
     if !highest.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
         return Err(RankingError::NotFinite);

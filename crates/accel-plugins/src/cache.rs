@@ -12,7 +12,7 @@ use kernlet_accel::{Resource, ResourceIdentity, ResourceWatch};
 
 /// Values of type `T` by resource, or the error `E` that making them ended in: a resource never changes, so that
 /// what failed once fails again.
-pub(super) struct ResourceCache<T, E> {
+pub(crate) struct ResourceCache<T, E> {
     entries: Mutex<HashMap<ResourceIdentity, Entry<T, E>>>,
 }
 
@@ -26,7 +26,7 @@ struct Entry<T, E> {
 
 impl<T, E: Clone> ResourceCache<T, E> {
     /// The value of a resource; `make` makes it if it is the first time.
-    pub(super) fn get(&self, resource: &Resource, make: impl FnOnce(&Resource) -> Result<T, E>) -> Result<Arc<T>, E> {
+    pub(crate) fn get(&self, resource: &Resource, make: impl FnOnce(&Resource) -> Result<T, E>) -> Result<Arc<T>, E> {
         self.slot(resource).get_or_init(|| make(resource).map(Arc::new)).clone()
     }
 

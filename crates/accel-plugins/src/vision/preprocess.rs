@@ -8,7 +8,7 @@ use fast_image_resize::{
 };
 
 use super::{
-    model::InputSize,
+    InputSize,
     picture::{Channels, Picture},
 };
 
@@ -23,7 +23,7 @@ const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Why a picture does not become an input.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PreprocessError {
+pub(crate) enum PreprocessError {
     /// The pixels and the size disagree.
     #[error("the decoded picture has the wrong number of bytes")]
     Pixels(#[source] fast_image_resize::ImageBufferError),
@@ -33,7 +33,7 @@ pub(super) enum PreprocessError {
 }
 
 /// A picture as normalised f32 `[1,3,height,width]`.
-pub(super) fn to_input(picture: &Picture, size: InputSize) -> Result<Vec<f32>, PreprocessError> {
+pub(crate) fn to_input(picture: &Picture, size: InputSize) -> Result<Vec<f32>, PreprocessError> {
     let pixels = resize_and_crop(picture, size)?;
     let mut input = vec![0.0; 3 * size.height * size.width];
     let planes = input.chunks_exact_mut(size.height * size.width).zip(MEAN).zip(DEVIATION).enumerate();

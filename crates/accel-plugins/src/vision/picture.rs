@@ -21,17 +21,17 @@ const PNG_MAGIC: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// A decoded picture.
 #[derive(Debug)]
-pub(super) struct Picture {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    pub(super) channels: Channels,
+pub(crate) struct Picture {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) channels: Channels,
     /// Rows from top to bottom, without gaps; one byte a channel.
-    pub(super) pixels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
 }
 
 /// What the bytes of a pixel are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Channels {
+pub(crate) enum Channels {
     Grey,
     GreyAlpha,
     Rgb,
@@ -39,7 +39,7 @@ pub(super) enum Channels {
 }
 
 impl Channels {
-    pub(super) const fn count(self) -> usize {
+    pub(crate) const fn count(self) -> usize {
         match self {
             Self::Grey => 1,
             Self::GreyAlpha => 2,
@@ -51,7 +51,7 @@ impl Channels {
 
 /// Why a file is no picture that can be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PictureError {
+pub(crate) enum PictureError {
     /// It begins like neither format.
     #[error("the picture is neither a JPEG nor a PNG file; convert it to one of them")]
     UnknownFormat,
@@ -76,14 +76,14 @@ pub(super) enum PictureError {
 
 impl PictureError {
     /// Whether the picture may be right and is only more than is granted.
-    pub(super) const fn is_too_large(&self) -> bool {
+    pub(crate) const fn is_too_large(&self) -> bool {
         matches!(self, Self::TooLarge { .. })
     }
 }
 
 /// Decodes a file. Orientation tags and colour profiles are not looked at, nor were they when the demo's model
 /// was trained.
-pub(super) fn decode(file: &[u8]) -> Result<Picture, PictureError> {
+pub(crate) fn decode(file: &[u8]) -> Result<Picture, PictureError> {
     if file.starts_with(&JPEG_MAGIC) {
         decode_jpeg(file)
     } else if file.starts_with(&PNG_MAGIC) {
