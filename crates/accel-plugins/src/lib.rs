@@ -5,8 +5,12 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod cancel;
+mod fit;
 mod gemm;
+mod native;
 mod noop;
+mod onnxruntime;
 mod rten;
 mod vision;
 
@@ -14,7 +18,13 @@ use std::sync::Arc;
 
 use kernlet_accel::Plugin;
 
-pub use crate::{gemm::Gemm, noop::Noop, rten::Rten, vision::picture::PIXELS_MAX};
+pub use crate::{
+    gemm::Gemm,
+    noop::Noop,
+    onnxruntime::{OnnxRuntime, OnnxRuntimeOptions, Provider, Unavailable},
+    rten::Rten,
+    vision::picture::PIXELS_MAX,
+};
 
 /// The plugins of this crate, ready for [`kernlet_accel::Runtime::new`].
 ///

@@ -42,5 +42,5 @@ fn logits_of(output: &Value) -> Result<Vec<f32>, PluginError> {
     let ValueView::FloatTensor(logits) = output.as_view() else {
         return Err(vision::not_logits(found()));
     };
-    vision::logits(logits.shape(), &logits.to_vec(), found)
+    vision::logits(logits.shape(), logits.to_vec(), found)
 }

@@ -36,8 +36,8 @@ pub(super) struct Classifier {
 impl LoadedModel {
     /// Loads a model from its file's bytes.
     pub(super) fn load(resource: &Resource) -> Result<Self, NotLoadable> {
-        let model = Model::load(resource.bytes().to_vec())
-            .map_err(|error| NotLoadable { reason: error.to_string() })?;
+        let model =
+            Model::load(resource.bytes().to_vec()).map_err(|error| NotLoadable { reason: error.to_string() })?;
         let classifier = classifier(&model);
         Ok(Self { model, classifier, warm: AtomicBool::new(false) })
     }

@@ -89,14 +89,18 @@ pub(crate) fn classify(
 }
 
 /// The logits of an output, which must be `[1,classes]`; `found` says in words what it is.
-pub(crate) fn logits(shape: &[usize], elements: &[f32], found: impl FnOnce() -> String) -> Result<Vec<f32>, PluginError> {
+pub(crate) fn logits(
+    shape: &[usize],
+    elements: Vec<f32>,
+    found: impl FnOnce() -> String,
+) -> Result<Vec<f32>, PluginError> {
     let &[1, classes] = shape else {
         return Err(not_logits(found()));
     };
     if u32::try_from(classes).is_err() {
         return Err(PluginError::invalid(ClassifyError::TooManyClasses { classes }));
     }
-    Ok(elements.to_vec())
+    Ok(elements)
 }
 
 /// An output that is something else than logits.

@@ -9,6 +9,26 @@ use kernlet_abi::accel::{Classification, ClassifyParams, ModelParams, operation}
 use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, Report, Resource, ResourceId, Runtime, Session};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
+/// What needs a library that may not be installed: `None`, said loudly, where it is missing, unless
+/// `KERNLET_REQUIRE_NATIVE` is set, which makes that a failure.
+pub(crate) fn native<T, E: std::fmt::Display>(name: &str, opened: Result<T, E>) -> Option<T> {
+    match opened {
+        Ok(opened) => Some(opened),
+        Err(reason) if std::env::var_os("KERNLET_REQUIRE_NATIVE").is_some_and(|value| value == "1") => {
+            panic!("{name} is required by KERNLET_REQUIRE_NATIVE and is not there: {reason}")
+        }
+        Err(reason) => {
+            eprintln!("NOTHING WAS TESTED: {} IS NOT THERE: {reason}", name.to_uppercase());
+            None
+        }
+    }
+}
+
+/// A session on one plugin.
+pub(crate) fn session_on(plugin: impl kernlet_accel::Plugin + 'static) -> Session {
+    Runtime::new(vec![std::sync::Arc::new(plugin)]).session()
+}
+
 pub(crate) fn session() -> Session {
     Runtime::new(kernlet_accel_plugins::default_plugins()).session()
 }
