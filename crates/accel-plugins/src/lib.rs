@@ -8,9 +8,11 @@ mod cache;
 mod cancel;
 mod fit;
 mod gemm;
+mod matrix;
 mod native;
 mod noop;
 mod onnxruntime;
+mod openblas;
 mod rten;
 mod vision;
 
@@ -20,8 +22,10 @@ use kernlet_accel::Plugin;
 
 pub use crate::{
     gemm::Gemm,
+    native::NoLibrary,
     noop::Noop,
     onnxruntime::{OnnxRuntime, OnnxRuntimeOptions, Provider, Unavailable},
+    openblas::{OpenBlas, OpenBlasOptions},
     rten::Rten,
     vision::picture::PIXELS_MAX,
 };

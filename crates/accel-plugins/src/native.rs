@@ -84,6 +84,59 @@ pub(crate) fn libraries<'a>(folders: impl IntoIterator<Item = &'a PathBuf>, stem
     found
 }
 
+/// Why a library is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoLibrary {
+    /// No file that could be it.
+    #[error("found no {name} in {places}; `{remedy}` brings it")]
+    NotFound {
+        /// The library's name.
+        name: String,
+        /// Where it was looked for.
+        places: String,
+        /// What installs it.
+        remedy: &'static str,
+    },
+    /// Files that could be it, of which none is.
+    #[error("{reasons}; `{remedy}` brings one that works")]
+    NoneFits {
+        /// What is wrong with each.
+        reasons: String,
+        /// What installs it.
+        remedy: &'static str,
+    },
+}
+
+/// Opens the first file that `open` takes: the one that somebody names, which is taken at its word, or of `folders` those
+/// called `stem`.
+pub(crate) fn open<T>(
+    named: Option<&Path>,
+    folders: &[PathBuf],
+    stem: &str,
+    remedy: &'static str,
+    open: impl Fn(&Path) -> Result<T, String>,
+) -> Result<T, NoLibrary> {
+    let (candidates, places) = match named {
+        Some(path) => (vec![path.to_owned()], path.display().to_string()),
+        None => (
+            libraries(folders, stem),
+            folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "),
+        ),
+    };
+    let candidates: Vec<_> = candidates.into_iter().filter(|path| path.is_file()).collect();
+    if candidates.is_empty() {
+        return Err(NoLibrary::NotFound { name: stem.to_owned(), places, remedy });
+    }
+    let mut reasons = Vec::new();
+    for path in candidates {
+        match open(&path) {
+            Ok(opened) => return Ok(opened),
+            Err(reason) => reasons.push(format!("{} {reason}", path.display())),
+        }
+    }
+    Err(NoLibrary::NoneFits { reasons: reasons.join("; "), remedy })
+}
+
 /// The names in a folder; none where it cannot be read.
 fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {

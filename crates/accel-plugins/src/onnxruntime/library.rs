@@ -26,7 +26,7 @@ use super::{
     OnnxRuntimeOptions,
     providers::{self, Selection},
 };
-use crate::native;
+use crate::native::{self, NoLibrary};
 
 /// The oldest ONNX Runtime that has every function that is called.
 const MINOR_VERSION_MIN: u32 = sys::ORT_API_VERSION;
@@ -34,18 +34,9 @@ const MINOR_VERSION_MIN: u32 = sys::ORT_API_VERSION;
 /// Why there is no ONNX Runtime.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// No file that could be it.
-    #[error("found no libonnxruntime.so in {places}; `pip install onnxruntime` brings it, or set ORT_DYLIB_PATH to it")]
-    NotFound {
-        /// Where it was looked for.
-        places: String,
-    },
-    /// Files that could be it, of which none is.
-    #[error("{reasons}; `pip install onnxruntime` brings a newer one, or set ORT_DYLIB_PATH to it")]
-    NoneFits {
-        /// What is wrong with each.
-        reasons: String,
-    },
+    /// There is no library, or none that works.
+    #[error(transparent)]
+    NoLibrary(#[from] NoLibrary),
     /// The library opens and does not start.
     #[error("{} does not start: {reason}", path.display())]
     DoesNotStart {
@@ -75,8 +66,7 @@ pub(super) fn open(options: &OnnxRuntimeOptions) -> Result<Arc<Opened>, Unavaila
     if let Some(opened) = &*opened {
         return Ok(Arc::clone(opened));
     }
-    let candidates = candidates(options, &native::Process)?;
-    let (path, version) = first_that_fits(&candidates)?;
+    let (path, version) = find(options, &native::Process)?;
     let selection = |reason: String| Unavailable::DoesNotStart { path: path.clone(), reason };
     // The crate panics where a library gives no functions of the version that it was asked for, and in its defaults.
     let (environment, providers) = catch_unwind(|| start(&path, options))
@@ -87,44 +77,19 @@ pub(super) fn open(options: &OnnxRuntimeOptions) -> Result<Arc<Opened>, Unavaila
     Ok(started)
 }
 
-/// Files that could be the library, best first.
-fn candidates(
-    options: &OnnxRuntimeOptions,
-    environment: &impl native::Environment,
-) -> Result<Vec<PathBuf>, Unavailable> {
-    // What somebody says is taken at its word: no other library instead.
-    let said = options.library.clone().or_else(|| environment.var("ORT_DYLIB_PATH").map(PathBuf::from));
-    if let Some(path) = said {
-        return if path.is_file() {
-            Ok(vec![path])
-        } else {
-            Err(Unavailable::NotFound { places: path.display().to_string() })
-        };
-    }
+/// The library's file and version.
+fn find(options: &OnnxRuntimeOptions, environment: &impl native::Environment) -> Result<(PathBuf, String), NoLibrary> {
+    let named = options.library.clone().or_else(|| environment.var("ORT_DYLIB_PATH").map(PathBuf::from));
     let mut folders: Vec<_> =
         native::python_folders(environment).into_iter().map(|folder| folder.join("onnxruntime/capi")).collect();
     folders.extend(native::system_folders());
-    let found = native::libraries(&folders, "libonnxruntime.so");
-    if found.is_empty() {
-        let places: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        return Err(Unavailable::NotFound { places: places.join(", ") });
-    }
-    Ok(found)
-}
-
-fn first_that_fits(candidates: &[PathBuf]) -> Result<(PathBuf, String), Unavailable> {
-    let mut reasons = Vec::new();
-    for path in candidates {
-        match version(path) {
-            Ok(version) if minor(&version) >= Some(MINOR_VERSION_MIN) => return Ok((path.clone(), version)),
-            Ok(version) => reasons.push(format!(
-                "{} is ONNX Runtime {version}, and 1.{MINOR_VERSION_MIN} is the oldest that works",
-                path.display()
-            )),
-            Err(reason) => reasons.push(format!("{} {reason}", path.display())),
+    native::open(named.as_deref(), &folders, "libonnxruntime.so", "pip install onnxruntime", |path| {
+        let version = version(path)?;
+        if minor(&version) < Some(MINOR_VERSION_MIN) {
+            return Err(format!("is ONNX Runtime {version}, and 1.{MINOR_VERSION_MIN} is the oldest that works"));
         }
-    }
-    Err(Unavailable::NoneFits { reasons: reasons.join("; ") })
+        Ok((path.to_owned(), version))
+    })
 }
 
 /// The minor version of `1.x.y`; `None` of any other major version.
@@ -223,34 +188,37 @@ mod tests {
     }
 
     #[test]
-    fn the_library_is_found_where_pip_puts_it_and_where_somebody_says() {
+    fn the_library_is_looked_for_where_pip_puts_it_and_where_somebody_says() {
         let root = tempfile::tempdir().unwrap();
         let capi = root.path().join("lib/python3.11/site-packages/onnxruntime/capi");
         fs::create_dir_all(&capi).unwrap();
-        fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
-        fs::write(capi.join("libonnxruntime_providers_shared.so"), "").unwrap();
+        fs::write(capi.join("libonnxruntime.so.1.31.1"), "no library").unwrap();
+        fs::write(capi.join("libonnxruntime_providers_shared.so"), "no library").unwrap();
         let venv = Fake(HashMap::from([("VIRTUAL_ENV", root.path().as_os_str().to_owned())]));
-        let found = candidates(&OnnxRuntimeOptions::default(), &venv).unwrap();
-        assert_eq!(found[0], capi.join("libonnxruntime.so.1.31.1"));
-
-        let named = root.path().join("mine.so");
-        fs::write(&named, "").unwrap();
-        let said = Fake(HashMap::from([("ORT_DYLIB_PATH", named.clone().into_os_string())]));
-        assert_eq!(candidates(&OnnxRuntimeOptions::default(), &said).unwrap(), [named]);
+        // A machine may have a good one elsewhere.
+        if let Err(error) = find(&OnnxRuntimeOptions::default(), &venv) {
+            let file = capi.join("libonnxruntime.so.1.31.1");
+            assert!(error.to_string().contains(&format!("{} cannot be opened", file.display())), "{error}");
+            assert!(!error.to_string().contains("providers_shared"), "{error}");
+        }
+        // What somebody says is taken at its word: no other library instead.
+        let said = Fake(HashMap::from([("ORT_DYLIB_PATH", "/nowhere/mine.so".into())]));
+        let error = find(&OnnxRuntimeOptions::default(), &said).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/mine.so"), "{error}");
         let configured = OnnxRuntimeOptions { library: Some("/nowhere/x.so".into()), ..OnnxRuntimeOptions::default() };
-        let error = candidates(&configured, &said).unwrap_err();
+        let error = find(&configured, &said).unwrap_err();
         assert!(error.to_string().contains("/nowhere/x.so"), "{error}");
     }
 
     #[test]
     fn what_is_no_onnx_runtime_is_refused_with_a_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let text = folder.path().join("libonnxruntime.so");
-        fs::write(&text, "no library").unwrap();
         // A library that every Linux has, and that is none of ours.
-        let other = PathBuf::from("/lib/x86_64-linux-gnu/libm.so.6");
-        let error = first_that_fits(&[text, other]).unwrap_err().to_string();
-        assert!(error.contains("cannot be opened") && error.contains("no OrtGetApiBase"), "{error}");
+        let other = OnnxRuntimeOptions {
+            library: Some("/lib/x86_64-linux-gnu/libm.so.6".into()),
+            ..OnnxRuntimeOptions::default()
+        };
+        let error = find(&other, &native::Process).unwrap_err().to_string();
+        assert!(error.contains("no OrtGetApiBase") && error.contains("pip install onnxruntime"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,91 @@
+//! Matrix products by OpenBLAS, which is opened at run time where it is installed.
+//! Called by the runtime for sgemm. Never copies a matrix: C is written in place.
+
+mod library;
+
+use std::{num::NonZeroUsize, path::PathBuf, thread};
+
+use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, operation::Task};
+
+use self::library::Library;
+use crate::{
+    matrix::{self, STEP},
+    native::{self, NoLibrary},
+};
+
+/// How OpenBLAS is found and used.
+#[derive(Clone, Debug, Default)]
+pub struct OpenBlasOptions {
+    /// The library's file; else it is looked for.
+    pub library: Option<PathBuf>,
+    /// Threads of a product; else one for each processor.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// The plugin `openblas`.
+#[derive(Debug)]
+pub struct OpenBlas {
+    library: Library,
+}
+
+impl OpenBlas {
+    /// The plugin.
+    ///
+    /// # Errors
+    /// [`NoLibrary`] says where the library was looked for and what is wrong with what was found.
+    pub fn open(options: &OpenBlasOptions) -> Result<Self, NoLibrary> {
+        let threads =
+            options.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+        let mut folders = native::system_folders();
+        folders.push("/usr/lib/x86_64-linux-gnu/openblas-pthread".into());
+        let library = native::open(
+            options.library.as_deref(),
+            &folders,
+            "libopenblas.so",
+            "apt-get install libopenblas0-pthread",
+            |path| Library::open(path, threads),
+        )?;
+        Ok(Self { library })
+    }
+
+    /// What was found, in words: version, processor, file.
+    #[must_use]
+    pub fn found(&self) -> String {
+        format!("{} in {}", self.library.config, self.library.path.display())
+    }
+}
+
+/// More than the library's integers hold.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a matrix has more than {} rows, columns or elements between rows, which is all that OpenBLAS can count",
+    i32::MAX
+)]
+struct TooLarge;
+
+impl Plugin for OpenBlas {
+    fn name(&self) -> &'static str {
+        "openblas"
+    }
+
+    fn operations(&self) -> &[Operation] {
+        &[Operation::BlasSgemm]
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        match task {
+            Task::BlasSgemm(task) => Cost::of_work(Cost::nanos(500), task.products(), 75_000),
+            _ => Cost::nanos(u64::MAX),
+        }
+    }
+
+    fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
+        match task {
+            Task::BlasSgemm(task) => matrix::sgemm(task, deadline, STEP, |alpha, a, b, beta, c| {
+                let done = self.library.multiply(alpha, a, b, beta, c);
+                if done { Ok(()) } else { Err(PluginError::failed(TooLarge)) }
+            }),
+            other => Err(PluginError::NotOffered { operation: other.operation() }),
+        }
+    }
+}
