@@ -31,7 +31,7 @@ impl<T, E: Clone> ResourceCache<T, E> {
     }
 
     /// Forgets what was made of a resource; who uses it keeps it.
-    pub(super) fn remove(&self, resource: &Resource) {
+    pub(crate) fn remove(&self, resource: &Resource) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(&resource.identity());
     }
 

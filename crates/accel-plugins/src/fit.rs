@@ -18,6 +18,9 @@ pub(crate) enum FitError {
     /// Elements that the plugin cannot hold.
     #[error("input {index} is of {dtype}, and the plugin computes in f32, i32, u8 and i8")]
     Type { index: usize, dtype: Dtype },
+    /// Truth values that are neither.
+    #[error("input {index} holds truth values that are neither 0 nor 1")]
+    NotTruth { index: usize },
     /// A size that is none.
     #[error("a size of input {index} is beyond the address space")]
     Size { index: usize },

@@ -2,8 +2,8 @@
 //! Called by the plugins that have sgemm on the processor. Never copies a matrix, and reads none that BLAS would not.
 
 use kernlet_accel::{
-    Deadline, Done, PluginError,
-    operation::{Matrix, MatrixLayout, MatrixMut, Sgemm},
+    Cost, Deadline, Done, Operation, PluginError,
+    operation::{Matrix, MatrixLayout, MatrixMut, MatrixProduct, Sgemm, Task},
 };
 
 /// How much is done between two looks at the deadline.
@@ -18,10 +18,54 @@ pub(crate) struct Step {
 /// About 50 ms of one core with AVX-512.
 pub(crate) const STEP: Step = Step { products: 1 << 32, rows_min: 256 };
 
+/// The operations that are a product of matrices, whatever a program calls them.
+pub(crate) const OPERATIONS: [Operation; 3] = [Operation::BlasSgemm, Operation::TorchSgemm, Operation::FpgaMmult];
+
+/// How fast products of a size are: the multiplications that they take at least, and how many are done in a microsecond
+/// from there on.
+pub(crate) type Speed = [(u64, u64)];
+
+/// What is spent on a product before its first multiplication, in nanoseconds.
+const CALL: Cost = Cost::nanos(200);
+
+/// What a product is expected to take.
+pub(crate) fn cost(task: &Task<'_>, speed: &Speed) -> Cost {
+    let products = match task {
+        Task::BlasSgemm(task) | Task::TorchSgemm(task) => task.products(),
+        Task::FpgaMmult(task) => (task.size as u64).saturating_pow(3),
+        _ => return Cost::nanos(u64::MAX),
+    };
+    let of_size = speed.iter().rev().find(|(at_least, _)| products >= *at_least);
+    Cost::of_work(CALL, products, of_size.map_or(0, |(_, per_micro)| *per_micro))
+}
+
+/// Carries out any of [`OPERATIONS`].
+pub(crate) fn run(
+    task: Task<'_>,
+    deadline: Deadline,
+    step: Step,
+    multiply: impl Fn(f32, Matrix<'_>, Matrix<'_>, f32, &mut MatrixMut<'_>) -> Result<(), PluginError>,
+) -> Result<Done, PluginError> {
+    match task {
+        Task::BlasSgemm(task) | Task::TorchSgemm(task) => sgemm(task, deadline, step, multiply),
+        Task::FpgaMmult(task) => {
+            let unfit = || PluginError::failed("the elements of a square matrix are not its size squared");
+            sgemm(square(task).ok_or_else(unfit)?, deadline, step, multiply)
+        }
+        other => Err(PluginError::NotOffered { operation: other.operation() }),
+    }
+}
+
+/// A product of square matrices as what it is.
+pub(crate) fn square<'a>(MatrixProduct { size, a, b, c, .. }: MatrixProduct<'a>) -> Option<Sgemm<'a>> {
+    let layout = MatrixLayout::new(size, size, size)?;
+    Sgemm::new(1.0, Matrix::new(a, layout)?, Matrix::new(b, layout)?, 0.0, MatrixMut::new(c, layout)?)
+}
+
 /// Multiplies a few rows of A and C at a time, so that a deadline ends a product that is too large for it. Rows
 /// that were done stay done.
 /// `multiply` is called with matrices that fit each other, where α and k are not zero and C has elements.
-pub(crate) fn sgemm(
+fn sgemm(
     mut task: Sgemm<'_>,
     deadline: Deadline,
     step: Step,

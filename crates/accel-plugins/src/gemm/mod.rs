@@ -6,7 +6,10 @@ mod kernel;
 
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, operation::Task};
 
-use crate::matrix::{self, STEP};
+use crate::matrix::{self, STEP, Speed};
+
+/// How fast it is with AVX-512.
+const SPEED: &Speed = &[(0, 20_000), (1 << 20, 75_000)];
 
 /// The plugin `gemm`. It uses the threads of rayon's global pool (`RAYON_NUM_THREADS`) for products that are
 /// worth it.
@@ -27,24 +30,17 @@ impl Plugin for Gemm {
     }
 
     fn operations(&self) -> &[Operation] {
-        &[Operation::BlasSgemm]
+        &matrix::OPERATIONS
     }
 
     fn cost(&self, task: &Task<'_>) -> Cost {
-        match task {
-            // 150 GFLOP/s, two floating-point operations a product.
-            Task::BlasSgemm(task) => Cost::of_work(Cost::nanos(500), task.products(), 75_000),
-            _ => Cost::nanos(u64::MAX),
-        }
+        matrix::cost(task, SPEED)
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
-        match task {
-            Task::BlasSgemm(task) => matrix::sgemm(task, deadline, STEP, |alpha, a, b, beta, c| {
-                kernel::multiply(alpha, a, b, beta, c);
-                Ok(())
-            }),
-            other => Err(PluginError::NotOffered { operation: other.operation() }),
-        }
+        matrix::run(task, deadline, STEP, |alpha, a, b, beta, c| {
+            kernel::multiply(alpha, a, b, beta, c);
+            Ok(())
+        })
     }
 }

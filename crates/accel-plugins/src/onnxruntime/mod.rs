@@ -12,14 +12,18 @@ mod value;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
-use kernlet_accel::{Cost, Deadline, Done, Offer, Operation, Plugin, PluginError, Resource, operation::Task};
+use kernlet_accel::{Cost, Deadline, Done, Kinds, Operation, Plugin, PluginError, Resource, operation::Task};
 
 use self::{
     library::Opened,
     model::{LoadedModel, NotLoadable},
 };
 pub use self::{library::Unavailable, providers::Provider};
-use crate::{cache::ResourceCache, cancel::Canceller};
+use crate::{cache::ResourceCache, cancel::Canceller, vision};
+
+/// What it has.
+pub(crate) const OPERATIONS: [Operation; 4] =
+    [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
 
 /// How ONNX Runtime is found and used. A process has one ONNX Runtime: the first who opens it decides.
 #[derive(Clone, Debug)]
@@ -78,6 +82,8 @@ impl OnnxRuntime {
     fn model(&self, resource: &Resource) -> Result<Arc<LoadedModel>, PluginError> {
         self.models.get(resource, |resource| LoadedModel::load(&self.opened, resource)).map_err(|error| match error {
             NotLoadable::TooLarge { .. } => PluginError::out_of_memory(error),
+            // Another plugin may have what this one lacks.
+            NotLoadable::Unsupported { .. } => PluginError::declined(error.to_string()),
             error => PluginError::invalid(error),
         })
     }
@@ -88,23 +94,38 @@ impl Plugin for OnnxRuntime {
         "onnxruntime"
     }
 
-    fn operations(&self) -> &[Offer] {
+    fn operations(&self) -> &[Operation] {
+        &OPERATIONS
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
         // MobileNetV2 on two cores.
-        &[
-            Offer { operation: Operation::ImageClassify, cost: Cost(6_000) },
-            Offer { operation: Operation::OnnxModelLoad, cost: Cost(30_000) },
-            Offer { operation: Operation::OnnxModelRun, cost: Cost(4_000) },
-        ]
+        match task {
+            Task::OnnxModelLoad(_) => Cost::micros(30_000),
+            Task::ImageClassify(_) => Cost::micros(6_000),
+            _ => Cost::micros(4_000),
+        }
+    }
+
+    fn kinds(&self) -> Kinds {
+        if self.opened.selection.used.is_empty() { Kinds::CPU | Kinds::SOFTWARE } else { Kinds::CPU | Kinds::GPU }
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
         let canceller = &self.canceller;
         match task {
-            Task::ImageClassify(task) => run::classify(&*self.model(&task.model)?, task, deadline, canceller),
+            Task::ImageClassify(task) => {
+                let model = self.model(vision::model_of(&task)?)?;
+                run::classify(&model, task, deadline, canceller)
+            }
             Task::OnnxModelLoad(task) => {
                 run::warm_up(&*self.model(&task.model)?, deadline, canceller).map(|()| Done::default())
             }
             Task::OnnxModelRun(task) => run::run(&*self.model(&task.model)?, task, deadline, canceller),
+            Task::OnnxModelUnload(task) => {
+                self.models.remove(&task.model);
+                Ok(Done::default())
+            }
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }
     }

@@ -17,12 +17,13 @@ use ort::{
     ErrorCode,
     logging::LogLevel,
     session::{Session, builder::GraphOptimizationLevel, builder::SessionBuilder},
-    value::{Outlet, TensorElementType, ValueType},
+    value::{Outlet, ValueType},
 };
 
 use super::{
     guard::{self, Refused},
     library::Opened,
+    value,
 };
 use crate::vision::{InputSize, NoClassifier};
 
@@ -191,7 +192,7 @@ impl Port {
             (Err(_), name) => Dim::Named(name.to_owned()),
         };
         let dims: Vec<_> = shape.iter().zip(symbols).map(dim).collect();
-        let dtype = dtype(*ty);
+        let dtype = value::dtype((*ty).into());
         let element = dtype.map_or_else(|| ty.to_string(), |dtype| dtype.name().to_owned());
         let words = format!("{element} [{}]", dims.iter().map(Dim::words).collect::<Vec<_>>().join(","));
         Ok(Self { name, dtype, dims: Some(dims), words })
@@ -283,17 +284,6 @@ fn gives_classes(outputs: &[Port]) -> bool {
 fn words(ports: &[Port]) -> String {
     let words: Vec<_> = ports.iter().map(|port| port.words.as_str()).collect();
     if words.is_empty() { "nothing".to_owned() } else { words.join(" and ") }
-}
-
-const fn dtype(ty: TensorElementType) -> Option<Dtype> {
-    Some(match ty {
-        TensorElementType::Float32 => Dtype::F32,
-        TensorElementType::Int32 => Dtype::I32,
-        TensorElementType::Int64 => Dtype::I64,
-        TensorElementType::Uint8 => Dtype::U8,
-        TensorElementType::Int8 => Dtype::I8,
-        _ => return None,
-    })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use kernlet_accel::{
-    ArgError, Deadline, Dims, Done, Dtype, PluginError,
+    Deadline, Dims, Done, Dtype, PluginError,
     operation::{Classify, Elements, ModelRun, Tensor, TensorOut},
 };
 use ort::{ErrorCode, session::RunOptions};
@@ -186,14 +186,13 @@ fn names<'a>(model: &'a LoadedModel, inputs: &'a [Tensor<'_>]) -> HashMap<&'a st
 fn lend<'a>(index: usize, tensor: &Tensor<'a>) -> Result<Lent<'a>, PluginError> {
     let shape = shape(tensor.dims()).ok_or(FitError::Size { index })?;
     let elements = tensor.elements();
-    let bytes = match elements {
-        Elements::F32(elements) => elements.as_bytes(),
-        Elements::I32(elements) => elements.as_bytes(),
-        Elements::I64(elements) => elements.as_bytes(),
-        Elements::U8(elements) => elements,
-        Elements::I8(elements) => elements.as_bytes(),
-    };
-    Lent::read(bytes, elements.dtype(), &shape).map_err(PluginError::failed)
+    // What is neither true nor false to C++ is not defined.
+    if let Elements::Bool(values) = elements
+        && values.iter().any(|&value| value > 1)
+    {
+        Err(FitError::NotTruth { index })?;
+    }
+    Lent::read(elements.bytes(), elements.dtype(), &shape).map_err(PluginError::failed)
 }
 
 /// Room as a tensor that the library writes; `None` where the library is to make one.
@@ -207,7 +206,7 @@ fn lend_room<'a>(
         return Ok(None);
     };
     let shape = shape(dims).ok_or((FitError::Size { index },))?;
-    let bytes = claim(room, dtype, *dims).map_err(|source| (FitError::Output { index, source },))?;
+    let bytes = room.claim_bytes(dtype, *dims).map_err(|source| (FitError::Output { index, source },))?;
     Ok(Some(Lent::write(bytes, dtype, &shape)?))
 }
 
@@ -215,19 +214,9 @@ fn lend_room<'a>(
 fn copy_out(index: usize, value: &Owned, room: &mut TensorOut<'_>) -> Result<u64, RunError> {
     let view = value.view()?.ok_or((FitError::NotATensor { index, found: "value of another kind".to_owned() },))?;
     let dims = Dims::new(&view.dims).map_err(|error| RunError::Plugin(PluginError::failed(error)))?;
-    let bytes = claim(room, view.dtype, dims).map_err(|source| (FitError::Output { index, source },))?;
+    let bytes = room.claim_bytes(view.dtype, dims).map_err(|source| (FitError::Output { index, source },))?;
     bytes.copy_from_slice(view.bytes);
     Ok(view.bytes.len() as u64)
-}
-
-fn claim<'a>(room: &'a mut TensorOut<'_>, dtype: Dtype, dims: Dims) -> Result<&'a mut [u8], ArgError> {
-    Ok(match dtype {
-        Dtype::F32 => room.claim::<f32>(dims)?.as_mut_bytes(),
-        Dtype::I32 => room.claim::<i32>(dims)?.as_mut_bytes(),
-        Dtype::I64 => room.claim::<i64>(dims)?.as_mut_bytes(),
-        Dtype::U8 | Dtype::Bytes => room.claim::<u8>(dims)?,
-        Dtype::I8 => room.claim::<i8>(dims)?.as_mut_bytes(),
-    })
 }
 
 fn shape(dims: &Dims) -> Option<Vec<i64>> {

@@ -180,25 +180,32 @@ pub(super) fn run(
     Ok(made)
 }
 
-const fn element_type(dtype: Dtype) -> sys::ONNXTensorElementDataType {
+/// Element types, as a call and as the library has them.
+const TYPES: [(Dtype, sys::ONNXTensorElementDataType); 13] = {
     use sys::ONNXTensorElementDataType as Onnx;
-    match dtype {
-        Dtype::F32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-        Dtype::I32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-        Dtype::I64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
-        Dtype::U8 | Dtype::Bytes => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-        Dtype::I8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
-    }
+    [
+        (Dtype::F32, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT),
+        (Dtype::I32, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32),
+        (Dtype::I64, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64),
+        (Dtype::U8, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8),
+        (Dtype::I8, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8),
+        (Dtype::F64, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
+        (Dtype::I16, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16),
+        (Dtype::U16, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16),
+        (Dtype::U32, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32),
+        (Dtype::U64, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64),
+        (Dtype::Bool, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL),
+        (Dtype::F16, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16),
+        (Dtype::Bf16, Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16),
+    ]
+};
+
+fn element_type(dtype: Dtype) -> sys::ONNXTensorElementDataType {
+    let found = TYPES.iter().find(|(ours, _)| *ours == dtype);
+    found.map_or(sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, |(_, theirs)| *theirs)
 }
 
-const fn dtype(element: sys::ONNXTensorElementDataType) -> Option<Dtype> {
-    use sys::ONNXTensorElementDataType as Onnx;
-    Some(match element {
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Dtype::F32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => Dtype::I32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => Dtype::I64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => Dtype::U8,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => Dtype::I8,
-        _ => return None,
-    })
+/// The element type of a call that one of the library's is; `None` where there is none.
+pub(super) fn dtype(element: sys::ONNXTensorElementDataType) -> Option<Dtype> {
+    TYPES.iter().find(|(_, theirs)| *theirs == element).map(|(ours, _)| *ours)
 }

@@ -2,6 +2,7 @@
 //! Called by the runtime for sgemm. Never copies a matrix: C is written in place.
 
 mod library;
+mod speed;
 
 use std::{num::NonZeroUsize, path::PathBuf, thread};
 
@@ -55,37 +56,27 @@ impl OpenBlas {
     }
 }
 
-/// More than the library's integers hold.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a matrix has more than {} rows, columns or elements between rows, which is all that OpenBLAS can count",
-    i32::MAX
-)]
-struct TooLarge;
-
 impl Plugin for OpenBlas {
     fn name(&self) -> &'static str {
         "openblas"
     }
 
     fn operations(&self) -> &[Operation] {
-        &[Operation::BlasSgemm]
+        &matrix::OPERATIONS
     }
 
     fn cost(&self, task: &Task<'_>) -> Cost {
-        match task {
-            Task::BlasSgemm(task) => Cost::of_work(Cost::nanos(500), task.products(), 75_000),
-            _ => Cost::nanos(u64::MAX),
-        }
+        matrix::cost(task, speed::of(&self.library.core))
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
-        match task {
-            Task::BlasSgemm(task) => matrix::sgemm(task, deadline, STEP, |alpha, a, b, beta, c| {
-                let done = self.library.multiply(alpha, a, b, beta, c);
-                if done { Ok(()) } else { Err(PluginError::failed(TooLarge)) }
-            }),
-            other => Err(PluginError::NotOffered { operation: other.operation() }),
-        }
+        matrix::run(task, deadline, STEP, |alpha, a, b, beta, c| {
+            // A product whose first rows are too large was not begun.
+            let done = self.library.multiply(alpha, a, b, beta, c);
+            if done { Ok(()) } else { Err(PluginError::declined(TOO_LARGE)) }
+        })
     }
 }
+
+/// What the library's 32-bit integers do not hold.
+const TOO_LARGE: &str = "OpenBLAS counts rows, columns and the elements between rows in 31 bits";

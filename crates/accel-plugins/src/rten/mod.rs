@@ -9,7 +9,7 @@ mod run;
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
 
 use self::model::LoadedModel;
-use crate::cache::ResourceCache;
+use crate::{cache::ResourceCache, vision};
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
 /// uses as many threads as there are cores, or `RTEN_NUM_THREADS`; one that runs is not interrupted by a
@@ -49,7 +49,7 @@ impl Plugin for Rten {
         let load = |resource: &Resource| self.models.get(resource, LoadedModel::load).map_err(PluginError::invalid);
         match task {
             Task::ImageClassify(task) => {
-                let model = load(task.model.as_ref().ok_or_else(no_model)?)?;
+                let model = load(vision::model_of(&task)?)?;
                 classify::classify(&model, task, deadline)
             }
             Task::OnnxModelLoad(task) => classify::warm_up(&*load(&task.model)?).map(|()| Done::default()),
@@ -61,9 +61,4 @@ impl Plugin for Rten {
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }
     }
-}
-
-/// That a picture came without a model, and the plugin brings none.
-fn no_model() -> PluginError {
-    PluginError::declined("it needs an ONNX model, and the caller has none")
 }

@@ -69,6 +69,14 @@ enum ClassifyError {
     TooManyClasses { classes: usize },
 }
 
+/// The model of a picture that is to be classified.
+///
+/// # Errors
+/// The plugin declines where there is none, since it brings none.
+pub(crate) fn model_of<'a>(task: &'a Classify<'_>) -> Result<&'a Resource, PluginError> {
+    task.model.as_ref().ok_or_else(|| PluginError::declined("it needs an ONNX model, and the caller has none"))
+}
+
 /// Fills in the best classes of a picture. `infer` gives the logits of an input `[1,3,height,width]`.
 pub(crate) fn classify(
     mut task: Classify<'_>,
