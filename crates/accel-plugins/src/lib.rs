@@ -6,13 +6,18 @@
 
 mod cache;
 mod cancel;
+mod catalogue;
+mod exec;
 mod fit;
 mod gemm;
+mod load;
 mod matrix;
+mod mbench;
 mod native;
 mod noop;
 mod onnxruntime;
 mod openblas;
+mod opencl;
 mod rten;
 mod vision;
 
@@ -21,11 +26,16 @@ use std::sync::Arc;
 use kernlet_accel::Plugin;
 
 pub use crate::{
+    catalogue::{CATALOGUE, Entry},
+    exec::{Exec, ExecError},
     gemm::Gemm,
+    load::{Found, Loaded, load},
+    mbench::Mbench,
     native::NoLibrary,
     noop::Noop,
     onnxruntime::{OnnxRuntime, OnnxRuntimeOptions, Provider, Unavailable},
     openblas::{OpenBlas, OpenBlasOptions},
+    opencl::OpenCl,
     rten::Rten,
     vision::picture::PIXELS_MAX,
 };

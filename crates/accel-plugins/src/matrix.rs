@@ -49,12 +49,15 @@ pub(crate) fn run(
     match task {
         Task::BlasSgemm(task) | Task::TorchSgemm(task) => sgemm(task, deadline, step, multiply),
         Task::FpgaMmult(task) => {
-            let unfit = || PluginError::failed("the elements of a square matrix are not its size squared");
-            sgemm(square(task).ok_or_else(unfit)?, deadline, step, multiply)
+            let task = square(task).ok_or_else(|| PluginError::failed(NOT_SQUARE))?;
+            sgemm(task, deadline, step, multiply)
         }
         other => Err(PluginError::NotOffered { operation: other.operation() }),
     }
 }
+
+/// What cannot be, since it was checked when the task was made.
+pub(crate) const NOT_SQUARE: &str = "the elements of a square matrix are not its size squared";
 
 /// A product of square matrices as what it is.
 pub(crate) fn square<'a>(MatrixProduct { size, a, b, c, .. }: MatrixProduct<'a>) -> Option<Sgemm<'a>> {

@@ -13,7 +13,7 @@ use kernlet_abi::{
     hypercall::status,
 };
 use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, Report, Session};
-use kernlet_accel_plugins::{Gemm, OpenBlas, OpenBlasOptions};
+use kernlet_accel_plugins::{Gemm, OpenBlas, OpenBlasOptions, OpenCl};
 use proptest::prelude::*;
 use support::{native, session_on};
 use zerocopy::IntoBytes as _;
@@ -23,8 +23,10 @@ fn sessions() -> &'static [Session] {
     static SESSIONS: OnceLock<Vec<Session>> = OnceLock::new();
     SESSIONS.get_or_init(|| {
         let openblas = native("openblas", OpenBlas::open(&OpenBlasOptions::default()));
+        let opencl = native("opencl", OpenCl::open());
         let mut sessions = vec![session_on(Gemm::new())];
         sessions.extend(openblas.inspect(|plugin| println!("{}", plugin.found())).map(session_on));
+        sessions.extend(opencl.inspect(|plugin| println!("{}", plugin.found())).map(session_on));
         sessions
     })
 }

@@ -44,7 +44,7 @@ mod runtime;
 mod session;
 
 pub use arg::{Arg, Data, Dims, Dtype};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, ExecConfig, LogLevel, TlsConfig};
 pub use decode::{Generic, decode, generic};
 pub use encode::{Encoded, EncodedArg, EncodedData};
 pub use error::AccelError;

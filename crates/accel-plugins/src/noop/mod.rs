@@ -1,17 +1,73 @@
-//! The plugin that does nothing: it measures the way to a plugin and back.
-//! Called by the runtime for noop. Never touches anything.
+//! The plugin that does nothing: it measures the way to a plugin and back, and stands for plugins that are not there.
+//! Called by the runtime. Never computes anything: its results are vAccel's dummies.
 
-use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, operation::Task};
+use kernlet_accel::{
+    Cost, Deadline, Dims, Done, Kinds, Operation, Plugin, PluginError,
+    operation::{ModelRun, Task, TypedIn, TypedOut},
+};
+
+/// What a classification gives.
+const TAG: &str = "This is a dummy classification tag!";
+
+/// What the other operations on pictures give.
+const IMAGE_NAME: &str = "This is a dummy imgname!";
+
+/// All that has a dummy: everything but what no plugin has.
+pub(crate) const OPERATIONS: [Operation; 29] = [
+    Operation::Noop,
+    Operation::Exec,
+    Operation::ExecWithResource,
+    Operation::ImageClassify,
+    Operation::ImageDetect,
+    Operation::ImageSegment,
+    Operation::ImagePose,
+    Operation::ImageDepth,
+    Operation::TfModelLoad,
+    Operation::TfModelUnload,
+    Operation::TfModelRun,
+    Operation::TfliteModelLoad,
+    Operation::TfliteModelUnload,
+    Operation::TfliteModelRun,
+    Operation::TorchModelLoad,
+    Operation::TorchModelRun,
+    Operation::TorchSgemm,
+    Operation::BlasSgemm,
+    Operation::FpgaArrayCopy,
+    Operation::FpgaMmult,
+    Operation::FpgaParallel,
+    Operation::FpgaVectorAdd,
+    Operation::MinMax,
+    Operation::OpenCv,
+    Operation::OnnxModelLoad,
+    Operation::OnnxModelRun,
+    Operation::OnnxModelUnload,
+    Operation::OnnxModelRunBatch,
+    Operation::ImageResize,
+];
 
 /// The plugin `noop`.
-#[derive(Debug, Default)]
-pub struct Noop;
+#[derive(Debug)]
+pub struct Noop {
+    operations: &'static [Operation],
+}
 
 impl Noop {
-    /// The plugin.
+    /// The plugin with the operation noop alone, which is safe to have beside others.
     #[must_use]
     pub const fn new() -> Self {
-        Self
+        Self { operations: &[Operation::Noop] }
+    }
+
+    /// The plugin with a dummy for every operation, as vAccel's. Whatever else has an operation is preferred.
+    #[must_use]
+    pub const fn dummy() -> Self {
+        Self { operations: &OPERATIONS }
+    }
+}
+
+impl Default for Noop {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -21,17 +77,106 @@ impl Plugin for Noop {
     }
 
     fn operations(&self) -> &[Operation] {
-        &[Operation::Noop]
+        self.operations
     }
 
-    fn cost(&self, _task: &Task<'_>) -> Cost {
-        Cost::nanos(0)
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        match task {
+            Task::Noop => Cost::nanos(0),
+            // A result that is none is the last resort.
+            _ => Cost::nanos(u64::MAX),
+        }
+    }
+
+    fn kinds(&self) -> Kinds {
+        Kinds::CPU | Kinds::SOFTWARE | Kinds::DEBUG
     }
 
     fn run(&self, task: Task<'_>, _deadline: Deadline) -> Result<Done, PluginError> {
-        match task {
-            Task::Noop => Ok(Done::default()),
-            other => Err(PluginError::NotOffered { operation: other.operation() }),
+        if !self.operations.contains(&task.operation()) {
+            return Err(PluginError::NotOffered { operation: task.operation() });
         }
+        match task {
+            Task::ImageClassify(mut task) => task.ranking.fill([(0, 1.0, TAG)]),
+            Task::ImageDetect(mut task)
+            | Task::ImageSegment(mut task)
+            | Task::ImagePose(mut task)
+            | Task::ImageDepth(mut task) => task.text.fill(IMAGE_NAME)?,
+            Task::Exec(mut task) | Task::ExecWithResource(mut task) => exec(&task.read, &mut task.write),
+            Task::OpenCv(mut task) => exec(&task.read, &mut task.write),
+            Task::TfModelRun(task)
+            | Task::TfliteModelRun(task)
+            | Task::TorchModelRun(task)
+            | Task::OnnxModelRun(task) => return model_run(task),
+            Task::OnnxModelRunBatch(mut task) => {
+                let mut bytes_copied = 0;
+                for run in task.runs() {
+                    bytes_copied += model_run(run)?.bytes_copied;
+                }
+                return Ok(Done { bytes_copied });
+            }
+            Task::FpgaArrayCopy(task) => task.to.copy_from_slice(task.from),
+            Task::FpgaMmult(task) => task.c.fill(9.1),
+            Task::FpgaParallel(task) => {
+                sums(task.a, task.b, task.sum);
+                task.product.fill(1.0);
+            }
+            Task::FpgaVectorAdd(task) => sums(task.a, task.b, task.sum),
+            Task::MinMax(task) => {
+                task.to.copy_from_slice(task.from);
+                (*task.min, *task.max) = (-1.0, 10_000.0);
+            }
+            Task::ImageResize(task) => task.to.fill(0),
+            Task::Noop
+            | Task::TorchSgemm(_)
+            | Task::BlasSgemm(_)
+            | Task::TfModelLoad(_)
+            | Task::TfModelUnload(_)
+            | Task::TfliteModelLoad(_)
+            | Task::TfliteModelUnload(_)
+            | Task::TorchModelLoad(_)
+            | Task::OnnxModelLoad(_)
+            | Task::OnnxModelUnload(_) => {}
+        }
+        Ok(Done::default())
     }
+}
+
+fn sums(a: &[f32], b: &[f32], sum: &mut [f32]) {
+    for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+        *sum = a + b;
+    }
+}
+
+/// Gives each output the input of its number, or the last one.
+fn model_run(task: ModelRun<'_>) -> Result<Done, PluginError> {
+    let ModelRun { inputs, mut outputs, .. } = task;
+    let mut bytes_copied = 0;
+    for (index, output) in outputs.iter_mut().enumerate() {
+        let Some(input) = inputs.get(index).or(inputs.last()) else {
+            output.claim::<f32>(Dims::NONE)?.fill(0.0);
+            continue;
+        };
+        let bytes = input.elements().bytes();
+        output.claim_bytes(input.elements().dtype(), *input.dims())?.copy_from_slice(bytes);
+        bytes_copied += bytes.len() as u64;
+    }
+    Ok(Done { bytes_copied })
+}
+
+/// What vAccel's `mytestlib` does: 32-bit integers are doubled, but for the first of several.
+fn exec(read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) {
+    let (Some(from), Some(to)) = (read.first(), write.first_mut()) else {
+        return;
+    };
+    if from.bytes.len() != to.bytes.len() || from.bytes.len() % 4 != 0 {
+        return;
+    }
+    let several = from.bytes.len() > 4;
+    for (index, (to, from)) in to.bytes.chunks_exact_mut(4).zip(from.bytes.chunks_exact(4)).enumerate() {
+        let value = from.try_into().map(i32::from_le_bytes).unwrap_or_default();
+        let value = if several && index == 0 { value } else { value.wrapping_mul(2) };
+        to.copy_from_slice(&value.to_le_bytes());
+    }
+    *to.written = to.bytes.len() as u64;
 }

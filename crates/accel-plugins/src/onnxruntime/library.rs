@@ -83,7 +83,7 @@ fn find(options: &OnnxRuntimeOptions, environment: &impl native::Environment) ->
     let mut folders: Vec<_> =
         native::python_folders(environment).into_iter().map(|folder| folder.join("onnxruntime/capi")).collect();
     folders.extend(native::system_folders());
-    native::open(named.as_deref(), &folders, "libonnxruntime.so", "pip install onnxruntime", |path| {
+    native::open(named.as_deref(), &folders, "libonnxruntime.so", super::REMEDY, |path| {
         let version = version(path)?;
         if minor(&version) < Some(MINOR_VERSION_MIN) {
             return Err(format!("is ONNX Runtime {version}, and 1.{MINOR_VERSION_MIN} is the oldest that works"));

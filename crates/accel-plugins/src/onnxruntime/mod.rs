@@ -25,6 +25,9 @@ use crate::{cache::ResourceCache, cancel::Canceller, vision};
 pub(crate) const OPERATIONS: [Operation; 4] =
     [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
 
+/// What installs it.
+pub(crate) const REMEDY: &str = "pip install onnxruntime";
+
 /// How ONNX Runtime is found and used. A process has one ONNX Runtime: the first who opens it decides.
 #[derive(Clone, Debug)]
 pub struct OnnxRuntimeOptions {

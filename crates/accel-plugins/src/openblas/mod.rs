@@ -14,6 +14,9 @@ use crate::{
     native::{self, NoLibrary},
 };
 
+/// What installs it.
+pub(crate) const REMEDY: &str = "apt-get install libopenblas0-pthread";
+
 /// How OpenBLAS is found and used.
 #[derive(Clone, Debug, Default)]
 pub struct OpenBlasOptions {
@@ -39,13 +42,9 @@ impl OpenBlas {
             options.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
         let mut folders = native::system_folders();
         folders.push("/usr/lib/x86_64-linux-gnu/openblas-pthread".into());
-        let library = native::open(
-            options.library.as_deref(),
-            &folders,
-            "libopenblas.so",
-            "apt-get install libopenblas0-pthread",
-            |path| Library::open(path, threads),
-        )?;
+        let library = native::open(options.library.as_deref(), &folders, "libopenblas.so", REMEDY, |path| {
+            Library::open(path, threads)
+        })?;
         Ok(Self { library })
     }
 

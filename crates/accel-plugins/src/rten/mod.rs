@@ -11,6 +11,10 @@ use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resour
 use self::model::LoadedModel;
 use crate::{cache::ResourceCache, vision};
 
+/// What it has.
+pub(crate) const OPERATIONS: [Operation; 4] =
+    [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
+
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
 /// uses as many threads as there are cores, or `RTEN_NUM_THREADS`; one that runs is not interrupted by a
 /// deadline.
@@ -33,7 +37,7 @@ impl Plugin for Rten {
     }
 
     fn operations(&self) -> &[Operation] {
-        &[Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload]
+        &OPERATIONS
     }
 
     fn cost(&self, task: &Task<'_>) -> Cost {

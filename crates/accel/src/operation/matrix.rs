@@ -141,6 +141,12 @@ impl<'a> Sgemm<'a> {
         (self.a, self.b, &mut self.c)
     }
 
+    /// The layouts of A, B and C.
+    #[must_use]
+    pub const fn layouts(&self) -> (MatrixLayout, MatrixLayout, MatrixLayout) {
+        (self.a.layout, self.b.layout, self.c.layout)
+    }
+
     pub(super) const fn reborrow(&mut self) -> Sgemm<'_> {
         let c = MatrixMut { elements: self.c.elements, layout: self.c.layout };
         Sgemm { alpha: self.alpha, beta: self.beta, a: self.a, b: self.b, c }
