@@ -10,6 +10,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use elf::{ElfBytes, endian::NativeEndian};
 use kernlet_accel::ResourceFile;
 use libloading::os::unix;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -72,6 +73,7 @@ impl Library {
 
 impl Opened {
     fn new(file: &ResourceFile, flags: c_int) -> Result<Self, String> {
+        is_whole(&file.bytes)?;
         let sealed = sealed(&file.bytes).map_err(|error| format!("no memory can be had for it: {error}"))?;
         let path = unique_path(&sealed);
         // SAFETY: opening a library runs its constructors. The host allowed exactly these bytes, and the seals keep them
@@ -80,6 +82,20 @@ impl Opened {
         let path = CString::new(path).map_err(|error| error.to_string())?;
         Ok(Self { library, path, _file: sealed })
     }
+}
+
+/// Goes on if a file holds all that the linker will map of it: it maps beyond the end of one that was cut short, and the
+/// process ends where it reads that.
+fn is_whole(bytes: &[u8]) -> Result<(), String> {
+    let broken = || "it is no library, or not a whole one".to_owned();
+    let file = ElfBytes::<NativeEndian>::minimal_parse(bytes).map_err(|_| broken())?;
+    for segment in file.segments().ok_or_else(broken)? {
+        let end = segment.p_offset.checked_add(segment.p_filesz).ok_or_else(broken)?;
+        if end > bytes.len() as u64 {
+            return Err(broken());
+        }
+    }
+    Ok(())
 }
 
 fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {

@@ -92,8 +92,9 @@ pub(super) fn sgemm(device: &OpenDevice, mut task: Sgemm<'_>, deadline: Deadline
         return Ok(Done::default());
     }
     // BLAS reads neither A nor B then, so that what is not finite there does not matter; a buffer cannot be empty.
-    let (a_elements, b_elements, k) =
-        if alpha == 0.0 || k == 0 { (&[0.0][..], &[0.0][..], 0) } else { (a.elements(), b.elements(), k) };
+    let nothing = alpha == 0.0 || k == 0;
+    let (a_elements, b_elements) = if nothing { (&[0.0][..], &[0.0][..]) } else { (a.elements(), b.elements()) };
+    let (alpha, k) = if nothing { (0.0, 0) } else { (alpha, k) };
     let dense = m.checked_mul(n).ok_or_else(|| PluginError::declined("the product has too many elements"))?;
     let sizes = [size_of_val(a_elements), size_of_val(b_elements), dense.saturating_mul(size_of::<f32>())];
     begin(device, &sizes)?;
