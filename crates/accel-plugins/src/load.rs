@@ -138,7 +138,7 @@ fn make(name: &str, config: &Config) -> Result<(Arc<dyn Plugin>, String), String
         "noop" if config.plugins.is_empty() => (Arc::new(Noop::new()), built_in()),
         "noop" => (Arc::new(Noop::dummy()), "built in, with a dummy for every operation".to_owned()),
         "rten" => (Arc::new(Rten::new()), built_in()),
-        "gemm" => (Arc::new(Gemm::new()), built_in()),
+        "gemm" => (Arc::new(threads.map_or_else(Gemm::new, Gemm::with_threads)), built_in()),
         "mbench" => (Arc::new(Mbench::new()), built_in()),
         "onnxruntime" => {
             let options = OnnxRuntimeOptions { library, threads, ..OnnxRuntimeOptions::default() };

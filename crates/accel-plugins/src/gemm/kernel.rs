@@ -3,10 +3,24 @@
 //! [`Matrix`] and [`MatrixMut`] exist only for elements that hold all their rows.
 #![allow(unsafe_code, reason = "the gemm crate takes raw pointers")]
 
+use std::num::NonZeroUsize;
+
 use kernlet_accel::operation::{Matrix, MatrixLayout, MatrixMut};
 
 /// C = αAB + βC; C is not read where β is zero. Matrices that do not fit each other are left alone.
-pub(super) fn multiply(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: &mut MatrixMut<'_>) {
+/// Threads are as many as rayon has where none are said.
+pub(super) fn multiply(
+    alpha: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    beta: f32,
+    c: &mut MatrixMut<'_>,
+    threads: Option<NonZeroUsize>,
+) {
+    let parallelism = match threads.map(NonZeroUsize::get) {
+        Some(1) => gemm::Parallelism::None,
+        threads => gemm::Parallelism::Rayon(threads.unwrap_or(0)),
+    };
     let (m, n, k) = (c.layout().rows(), c.layout().columns(), a.layout().columns());
     let fit = a.layout().rows() == m && b.layout().rows() == k && b.layout().columns() == n;
     let (Some(lda), Some(ldb), Some(ldc)) = (stride(a.layout()), stride(b.layout()), stride(c.layout())) else {
@@ -41,7 +55,7 @@ pub(super) fn multiply(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: &
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }
