@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what building and checking Kernlet takes, as far as it is missing: a C compiler (the linker), Rust's
-# rustfmt and clippy, and with --checks the checkers of .ci/tools.txt into target/checkers. Debian and its kin.
+# rustfmt and clippy, and with --checks the checkers of .ci/tools.txt into target/checkers and the libraries that plugins open
+# at run time, into the system and into target/native. Debian and its kin.
 # Called by .ci/run, and by people on a fresh machine. Needs root only for what apt has to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 checkers=target/checkers
+native=target/native
 missing=()
 
 need() { # need PACKAGE TEST...: apt's package, unless the test passes
@@ -23,6 +25,10 @@ if [ "${1:-}" = --checks ]; then
   need g++ c++ --version
   # A test debugs a function with it.
   need gdb gdb --version
+  # What the plugins openblas and opencl open at run time.
+  need libopenblas0-pthread test -e /usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0
+  need ocl-icd-libopencl1 test -e /usr/lib/x86_64-linux-gnu/libOpenCL.so.1
+  need pocl-opencl-icd test -e /etc/OpenCL/vendors/pocl.icd
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
@@ -51,5 +57,12 @@ if [ "${1:-}" = --checks ]; then
     python3 -m venv "$checkers"
     "$checkers/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/tools.txt
     cp .ci/tools.txt "$checkers/tools.txt"
+  fi
+  # What the plugin onnxruntime opens at run time: the library alone, without what its Python needs.
+  if ! cmp -s .ci/native.txt "$native/native.txt"; then
+    rm -rf "$native"
+    python3 -m venv "$native"
+    "$native/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/native.txt
+    cp .ci/native.txt "$native/native.txt"
   fi
 fi

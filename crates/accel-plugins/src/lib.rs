@@ -1,7 +1,9 @@
-//! The accelerator plugins that need nothing installed: `noop`, `rten` (ONNX models, pictures) and `gemm`
-//! (matrices). One folder a plugin, each with a README of what it does and how fast.
-//! Used by the watchdog and the bench, who hand [`default_plugins`] to a runtime; tests may take one alone.
-//! They never see raw arguments or guest memory: only tasks whose lengths the runtime has checked.
+//! The accelerator plugins: those that need nothing installed (`noop`, `rten`, `gemm`), those that open a library of the host's
+//! at run time (`onnxruntime`, `openblas`, `opencl`), and those that are used when they are named (`exec`, `mbench`). One folder a
+//! plugin, each with a README of what it does, what it needs, where it looks and its limits.
+//! Used by the watchdog, agents, host programs and the bench: [`load`] makes those that a configuration asks for, and
+//! [`default_plugins`] those that need nothing. They never see raw arguments or guest memory: only tasks whose lengths the
+//! runtime has checked.
 #![deny(unsafe_code)]
 
 mod cache;
@@ -40,7 +42,7 @@ pub use crate::{
     vision::picture::PIXELS_MAX,
 };
 
-/// The plugins of this crate, ready for [`kernlet_accel::Runtime::new`].
+/// The plugins that need nothing installed, ready for [`kernlet_accel::Runtime::new`].
 ///
 /// ```
 /// use kernlet_accel::{Operation, Runtime};

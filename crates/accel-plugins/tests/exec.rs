@@ -127,7 +127,7 @@ fn a_resource_of_another_kind_is_not_called() {
 }
 
 #[test]
-fn only_a_librarys_own_functions_are_called() {
+fn only_the_own_functions_of_a_library_are_called() {
     let bytes = library(CODE, "libown.so");
     let (session, library) = (session(&[&bytes], true), resource(&[&bytes], ResourceKind::Library));
     // Those of C's library are found through it, and are not its own.

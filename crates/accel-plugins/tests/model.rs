@@ -154,7 +154,7 @@ fn preloading_names_the_model_that_cannot_be_loaded() {
     register(&session, "odd", onnx::unary("NoSuchOperator", onnx::FLOAT, &ROWS, &ROWS));
     let error = session.preload().unwrap_err();
     assert!(matches!(&error, AccelError::Preload { name, .. } if name == "odd"), "{}", error.message());
-    assert_eq!(error.status(), status::EINVAL);
+    assert_eq!(error.status(), status::ENOTSUP);
     assert!(error.message().contains("NoSuchOperator"), "{}", error.message());
 }
 

@@ -6,13 +6,13 @@ mod support;
 
 use std::{
     fs,
-    sync::Barrier,
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
 use kernlet_abi::{accel::ModelParams, accel::operation, hypercall::status};
-use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, Session};
-use kernlet_accel_plugins::{OnnxRuntime, OnnxRuntimeOptions};
+use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, Hint, Runtime, Session};
+use kernlet_accel_plugins::{OnnxRuntime, OnnxRuntimeOptions, Rten};
 use support::{
     classify, classify_until, grey_jpeg, imagenet_labels, label, load, mobilenet, models, native,
     onnx::{self, Dim},
@@ -330,4 +330,23 @@ fn many_threads_run_a_model_of_onnx_runtimes_at_once() {
             });
         }
     });
+}
+
+#[test]
+fn what_one_plugin_declines_is_done_by_the_next() {
+    let Some(onnxruntime) = native("onnxruntime", OnnxRuntime::open(&OnnxRuntimeOptions::default())) else { return };
+    let session = Runtime::new(vec![Arc::new(Rten::new()), Arc::new(onnxruntime)]).session();
+    session.prefer(Hint { plugin: Some("rten".to_owned()), ..Hint::default() });
+    // rten has no numbers of 64 bits.
+    let model = register(&session, "double", onnx::unary("Neg", 11, &ROWS, &ROWS));
+    let (input, mut output) = ([1.5_f64, -2.0], [0.0_f64; 2]);
+    let tensors = vec![tensor_in(input.as_bytes(), Dtype::F64, &[1, 2]), tensor_out(output.as_mut_bytes(), Dtype::F64)];
+    let report = run(&session, model, 1, tensors).0.unwrap();
+    assert_eq!((report.plugin, report.fallback_from), ("onnxruntime", Some("rten")));
+    assert_eq!(output, [-1.5, 2.0]);
+    // Nobody has this operator: both say so.
+    let odd = register(&session, "odd", onnx::unary("NoSuchOperator", onnx::FLOAT, &ROWS, &ROWS));
+    let error = load(&session, odd).unwrap_err();
+    assert_eq!(error.status(), status::ENOTSUP);
+    assert!(error.message().contains("declines"), "{}", error.message());
 }

@@ -1,4 +1,4 @@
-//! The one place of this crate with `unsafe`: the `gemm` crate takes pointers and strides.
+//! The one place of the plugin with `unsafe`: the `gemm` crate takes pointers and strides.
 //! Called by the plugin with matrices that fit each other. Never sees a size that was not checked: the types
 //! [`Matrix`] and [`MatrixMut`] exist only for elements that hold all their rows.
 #![allow(unsafe_code, reason = "the gemm crate takes raw pointers")]

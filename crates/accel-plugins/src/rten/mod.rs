@@ -8,7 +8,7 @@ mod run;
 
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
 
-use self::model::LoadedModel;
+use self::model::{LoadedModel, NotLoadable};
 use crate::{cache::ResourceCache, vision};
 
 /// What it has.
@@ -20,7 +20,7 @@ pub(crate) const OPERATIONS: [Operation; 4] =
 /// deadline.
 #[derive(Debug, Default)]
 pub struct Rten {
-    models: ResourceCache<LoadedModel, model::NotLoadable>,
+    models: ResourceCache<LoadedModel, NotLoadable>,
 }
 
 impl Rten {
@@ -50,7 +50,7 @@ impl Plugin for Rten {
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
-        let load = |resource: &Resource| self.models.get(resource, LoadedModel::load).map_err(PluginError::invalid);
+        let load = |resource: &Resource| self.models.get(resource, LoadedModel::load).map_err(not_loaded);
         match task {
             Task::ImageClassify(task) => {
                 let model = load(vision::model_of(&task)?)?;
@@ -65,4 +65,8 @@ impl Plugin for Rten {
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }
     }
+}
+
+fn not_loaded(error: NotLoadable) -> PluginError {
+    if error.is_unsupported { PluginError::declined(error.to_string()) } else { PluginError::invalid(error) }
 }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernlet_accel::Resource;
-use rten::{Dimension, Model, NodeId, NodeInfo, ValueType};
+use rten::{Dimension, LoadErrorKind, Model, NodeId, NodeInfo, ValueType};
 
 use crate::vision::{InputSize, NoClassifier};
 
@@ -14,6 +14,8 @@ use crate::vision::{InputSize, NoClassifier};
 pub(super) struct NotLoadable {
     /// What rten says.
     reason: String,
+    /// Whether it is an operator that rten does not have or not so, which another plugin may.
+    pub(super) is_unsupported: bool,
 }
 
 /// A model that is ready to run.
@@ -36,8 +38,10 @@ pub(super) struct Classifier {
 impl LoadedModel {
     /// Loads a model from its file's bytes.
     pub(super) fn load(resource: &Resource) -> Result<Self, NotLoadable> {
-        let model =
-            Model::load(resource.bytes().to_vec()).map_err(|error| NotLoadable { reason: error.to_string() })?;
+        let model = Model::load(resource.bytes().to_vec()).map_err(|error| NotLoadable {
+            reason: error.to_string(),
+            is_unsupported: error.kind() == LoadErrorKind::OperatorInvalid,
+        })?;
         let classifier = classifier(&model);
         Ok(Self { model, classifier, warm: AtomicBool::new(false) })
     }
