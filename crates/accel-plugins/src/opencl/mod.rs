@@ -111,7 +111,8 @@ fn cost(device: &Description, task: &Task<'_>) -> Cost {
         // PCIe 3's 6 GB/s; 64 lanes a compute unit, each a product a cycle, of which a third is reached.
         Class::Discrete => (Cost::micros(60), 6_000, device.speed.saturating_mul(64) / 3),
         Class::Accelerator | Class::Integrated => (Cost::micros(40), 10_000, device.speed.saturating_mul(8)),
-        Class::Cpu => (Cost::micros(50), 5_000, device.speed),
+        // PoCL on two cores: 10 GFLOP/s.
+        Class::Cpu => (Cost::micros(50), 5_000, device.speed.min(5_000)),
     };
     Cost::of_work(Cost::of_work(begin, bytes, bytes_per_micro), products, products_per_micro.max(1))
 }

@@ -5,7 +5,10 @@ pub(crate) mod picture;
 mod preprocess;
 mod ranking;
 
-use kernlet_accel::{Deadline, Done, PluginError, Resource, operation::Classify};
+use kernlet_accel::{
+    Cost, Deadline, Done, PluginError, Resource,
+    operation::{Classify, Task},
+};
 
 use self::picture::PictureError;
 
@@ -67,6 +70,22 @@ enum ClassifyError {
     /// More classes than an index has room for.
     #[error("the model gave {classes} classes, which is too many")]
     TooManyClasses { classes: usize },
+}
+
+/// What a task on a model is expected to take: a call, and an inference in proportion to the model's size, so many bytes of
+/// it in a microsecond; a picture takes its own time besides. To load a model costs what running it does, so that a model is
+/// loaded where it will be run.
+pub(crate) fn cost(task: &Task<'_>, call: Cost, bytes_per_micro: u64, picture: Cost) -> Cost {
+    let of = |model: &Resource, besides| Cost::of_work(besides, model.size(), bytes_per_micro);
+    match task {
+        Task::ImageClassify(task) => {
+            let besides = Cost::nanos(call.as_nanos().saturating_add(picture.as_nanos()));
+            task.model.as_ref().map_or(besides, |model| of(model, besides))
+        }
+        Task::OnnxModelLoad(task) | Task::OnnxModelUnload(task) => of(&task.model, call),
+        Task::OnnxModelRun(task) => of(&task.model, call),
+        _ => Cost::nanos(u64::MAX),
+    }
 }
 
 /// The model of a picture that is to be classified.
