@@ -5,7 +5,10 @@
 mod device;
 mod tasks;
 
-use kernlet_accel::{Cost, Deadline, Done, Kinds, Operation, Plugin, PluginError, operation::Task};
+use kernlet_accel::{
+    ArgError, Cost, Deadline, Done, Kinds, Operation, Plugin, PluginError,
+    operation::{Matrix, MatrixLayout, MatrixMut, Parallel, Resize, Sgemm, Task},
+};
 
 use self::device::{Class, Description, OpenDevice};
 use crate::{matrix, native::NoLibrary};
@@ -36,7 +39,9 @@ impl OpenCl {
     /// # Errors
     /// [`NoLibrary`] says whether the loader, a device or its compiler is missing.
     pub fn open() -> Result<Self, NoLibrary> {
-        let device = OpenDevice::open().map_err(|reasons| NoLibrary::NoneFits { reasons, remedy: REMEDY })?;
+        let no_library = |reasons| NoLibrary::NoneFits { reasons, remedy: REMEDY };
+        let device = OpenDevice::open().map_err(no_library)?;
+        try_out(&device).map_err(|reason| no_library(format!("{} {reason}", device.description.name)))?;
         Ok(Self { device })
     }
 
@@ -51,6 +56,32 @@ impl OpenCl {
             Class::Cpu => "processor",
         };
         format!("{name} ({class}, {} MiB)", memory / (1024 * 1024))
+    }
+}
+
+/// Runs each kernel once, so that a driver that compiles when it is first used does it now, while it may still read and
+/// write files, and one that computes something else is found out.
+fn try_out(device: &OpenDevice) -> Result<(), String> {
+    let (mut copied, mut sum, mut both, mut product, mut pixel) = ([0], [0.0], [0.0; 2], [3.0], [0]);
+    let [of_sum, of_product] = &mut both;
+    let (of_sum, of_product) = (std::slice::from_mut(of_sum), std::slice::from_mut(of_product));
+    let unfit = |error: ArgError| error.to_string();
+    let parallel = Parallel::new(&[2.0], &[5.0], of_sum, of_product).map_err(unfit)?;
+    let one = MatrixLayout::new(1, 1, 1).and_then(|layout| {
+        let (a, b) = (Matrix::new(&[2.0], layout)?, Matrix::new(&[5.0], layout)?);
+        Sgemm::new(1.0, a, b, 2.0, MatrixMut::new(&mut product, layout)?)
+    });
+    let resize = Resize::new((1, 1), 1, &[7], (1, 1), &mut pixel).map_err(unfit)?;
+    let done = tasks::copy(device, &[7], &mut copied, Deadline::NONE)
+        .and_then(|_| tasks::add(device, &[2.0], &[5.0], &mut sum, Deadline::NONE))
+        .and_then(|_| tasks::add_multiply(device, parallel, Deadline::NONE))
+        .and_then(|_| one.map_or(Ok(Done::default()), |one| tasks::sgemm(device, one, Deadline::NONE)))
+        .and_then(|_| tasks::resize(device, resize, Deadline::NONE));
+    let Done { .. } = done.map_err(|error| format!("does not run the kernels: {error}"))?;
+    if (copied, sum, both, product, pixel) == ([7], [7.0], [7.0, 10.0], [16.0], [7]) {
+        Ok(())
+    } else {
+        Err("computes something else than it should".to_owned())
     }
 }
 
