@@ -7,7 +7,7 @@ use kernlet_abi::{
     hypercall::{CallHead, NextRequest, exit_reason, number},
 };
 
-use crate::{Request, Response, heap, hypercall, panic::exit};
+use crate::{Request, Response, accel, heap, hypercall, panic::exit};
 
 unsafe extern "Rust" {
     /// Defined by [`crate::function!`].
@@ -34,6 +34,7 @@ pub fn serve(handler: fn(&Request) -> Response<'_>) -> ! {
         // everything borrowed from it is gone.
         let request = unsafe { Request::in_window() };
         let response = handler(&request).encode();
+        accel::profile::hand_over();
         next_request(core::ptr::from_ref(&response.head).expose_provenance() as u64);
     }
 }
