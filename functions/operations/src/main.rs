@@ -259,8 +259,7 @@ fn generic_minmax() -> Result<String, AccelError> {
         TypedIn::value(&-5_i32),
         TypedIn::value(&50_i32),
     ];
-    let mut write =
-        [TypedOut::array(&mut held), TypedOut::value(&mut smallest), TypedOut::value(&mut largest)];
+    let mut write = [TypedOut::array(&mut held), TypedOut::value(&mut smallest), TypedOut::value(&mut largest)];
     accel::generic(22, &read, &mut write)?;
     Ok(format!("{smallest} {largest} {held:?}"))
 }

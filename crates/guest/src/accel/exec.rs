@@ -6,7 +6,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     AccelError, Element, Resource,
-    call::{MOST, Call},
+    call::{Call, MOST},
 };
 use crate::hypercall::{span, span_mut};
 
@@ -129,12 +129,7 @@ const fn element_size(dtype: u32) -> u64 {
 ///
 /// # Errors
 /// The host does not allow the library, it has no such function, or the function failed.
-pub fn exec(
-    library: &str,
-    function: &str,
-    read: &[TypedIn<'_>],
-    write: &mut [TypedOut<'_>],
-) -> Result<(), AccelError> {
+pub fn exec(library: &str, function: &str, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
     let mut call = Call::<MOST>::new(operation::EXEC);
     call.text(library).text(function);
     run_typed(call, 2, read, write)

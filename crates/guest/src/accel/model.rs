@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     AccelError, Resource,
-    call::{MOST, Call},
+    call::{Call, MOST},
 };
 use crate::hypercall::{span, span_mut};
 
