@@ -328,9 +328,16 @@ pub const REGION_NAME_MAX: usize = 60;
 /// Most regions of a profile: every operation on every plugin, and as many of the caller's.
 pub const REGIONS_MAX: usize = 256;
 
-/// Variables that enable profiling where they are 1, of the function and of the host; the first that is set counts. The
-/// second is vAccel's.
-pub const PROFILING_VARIABLES: [&str; 2] = ["KERNLET_PROFILING_ENABLED", "VACCEL_PROFILING_ENABLED"];
+/// Variables that enable profiling, of the function and of the host; the first that is set counts. The last two are
+/// vAccel's.
+pub const PROFILING_VARIABLES: [&str; 3] =
+    ["KERNLET_PROFILING_ENABLED", "VACCEL_PROFILING_ENABLED", "VACCEL_PROFILING"];
+
+/// Whether the value of one of [`PROFILING_VARIABLES`] says yes.
+#[must_use]
+pub fn says_yes(value: &str) -> bool {
+    ["1", "true", "yes"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
+}
 
 const _: () = {
     assert!(size_of::<BatchParams>() == 16);

@@ -53,9 +53,9 @@ const OPERATIONS: [(&str, &str); 29] = [
     ("opencv", "260 [16843010, 16843011, 16843012] bbbb [1, 11, 3]"),
     ("image-classify", "1 0.75 goldfish, 0 0.25 tench"),
     ("image-classify-by-default", "1 0.75 , 0 0.25 "),
-    ("image-detect", "image-detect of 9 bytes, model 6, labels 15"),
+    ("image-detect", "image-detect of 9 bytes, model 6, labels none"),
     ("image-segment", "image-segment of 9 bytes, model 6, labels none"),
-    ("image-pose", "image-pose of 9 bytes, model 6, labels 15"),
+    ("image-pose", "image-pose of 9 bytes, model 15, labels none"),
     ("image-depth", "image-depth of 9 bytes, model 6, labels none"),
     ("image-resize", "[1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6, 1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]"),
     ("tf-model", "[1, 2] Some([2.0, 4.0]), [1] Some([2])"),
@@ -110,12 +110,14 @@ fn an_operation_that_is_not_there_is_an_error_with_the_hosts_words() {
 }
 
 #[test]
-fn the_library_refuses_what_would_end_the_machine() {
+fn the_library_refuses_what_a_call_cannot_say() {
     for function in Function::on_each_backend("operations") {
         let machine = boot(&function, &Arc::new(session()));
-        let [many, uneven] = &answers(machine, &["too-many-arguments", "onnx-model-uneven-batch"])[..] else {
-            panic!("two answers");
+        let asked = ["too-many-arguments", "onnx-model-uneven-batch", "onnx-model-options"];
+        let [many, uneven, options] = &answers(machine, &asked)[..] else {
+            panic!("three answers");
         };
+        assert_eq!(options, &(500, "Onnx has no such options or names (status 22)".to_owned()));
         assert_eq!(many, &(500, "the operation got 33 arguments; the most is 32 (status 22)".to_owned()));
         assert_eq!(uneven, &(500, "the sets have different numbers of inputs or outputs (status 22)".to_owned()));
     }

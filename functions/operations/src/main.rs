@@ -15,8 +15,8 @@ use alloc::{
 use kernlet_guest::{
     Request, Response,
     accel::{
-        self, AccelError, BatchSet, Input, Model, Output, Resize, Resource, Sgemm, TfModel, TfliteModel, TorchModel,
-        TypedIn, TypedOut, dtype, profile,
+        self, AccelError, Framework, Input, Model, Output, Resource, RunOptions, Sgemm, TypedIn, TypedOut, dtype,
+        profile,
     },
     function,
 };
@@ -41,12 +41,13 @@ fn carry_out(operation: &str, body: &[u8]) -> Option<Result<String, AccelError>>
         "image-detect" | "image-segment" | "image-pose" | "image-depth" => say(operation, body),
         "image-resize" => resize(),
         "tf-model" => tf(),
-        "tflite-model" => tflite(),
-        "torch-model" => torch(),
+        "tflite-model" => of_framework(Framework::TfLite, &[2]),
+        "torch-model" => of_framework(Framework::Torch, &[2, 1]),
         "onnx-model" => onnx(),
         "onnx-model-of-any-type" => onnx_of_any_type(),
         "onnx-model-batch" => batch(),
         "onnx-model-uneven-batch" => uneven_batch(),
+        "onnx-model-options" => options_for_none(),
         "blas-sgemm" | "torch-sgemm" => product(operation),
         "fpga-array-copy" => copy(),
         "fpga-mmult" => square(),
@@ -56,7 +57,7 @@ fn carry_out(operation: &str, body: &[u8]) -> Option<Result<String, AccelError>>
         "generic-sgemm" => generic_product(),
         "generic-minmax" => generic_minmax(),
         "generic-classify" => generic_classify(body),
-        "generic-nothing" => accel::generic(250, &[], &mut []).map(|()| "done".into()),
+        "generic-nothing" => accel::generic(&[TypedIn::value(&250_u8)], &mut []).map(|()| "done".into()),
         "too-many-arguments" => accel::opencv(&[TypedIn::bytes(b"x"); 33], &mut []).map(|()| "done".into()),
         "profile" => regions(),
         "profile-without-report" => Ok(profile::region("unreported", || "done".into())),
@@ -95,20 +96,18 @@ fn classify(picture: &[u8], named: bool) -> Result<String, AccelError> {
 
 fn say(operation: &str, picture: &[u8]) -> Result<String, AccelError> {
     let mut text = [0; 200];
-    let (model, labels) = (Resource::find("model")?, Resource::find("labels")?);
     let said = match operation {
-        "image-detect" => accel::detect(picture, model, labels, &mut text),
-        "image-segment" => accel::segment(picture, model, None, &mut text),
-        "image-pose" => accel::pose(picture, None, labels, &mut text),
-        _ => accel::depth(picture, None, None, &mut text),
+        "image-detect" => accel::detect(picture, Resource::find("model")?, &mut text),
+        "image-segment" => accel::segment(picture, None, &mut text),
+        "image-pose" => accel::pose(picture, Resource::find("labels")?, &mut text),
+        _ => accel::depth(picture, None, &mut text),
     };
     said.map(ToString::to_string)
 }
 
 fn resize() -> Result<String, AccelError> {
-    let params = Resize { width: 2, height: 1, channels: 3, to_width: 4, to_height: 2 };
     let mut to = [0; 24];
-    accel::resize(&params, &[1, 2, 3, 4, 5, 6], &mut to)?;
+    accel::resize((2, 1), 3, &[1, 2, 3, 4, 5, 6], (4, 2), &mut to)?;
     Ok(format!("{to:?}"))
 }
 
@@ -123,29 +122,22 @@ fn shown(output: &Output<'_>) -> String {
 }
 
 fn tf() -> Result<String, AccelError> {
-    let model = TfModel::load(Resource::find("model")?)?;
+    let model = accel::load(Framework::TensorFlow, Resource::find("model")?)?;
     let (mut one, mut other) = ([0_f32; 4], [0_i64; 4]);
     let mut outputs = [Output::new(&mut one), Output::new(&mut other)];
     let inputs = [Input::new(&[1_f32, 2.0], &[1, 2])];
-    model.run(b"options", "input:0\noutput:0\noutput:1", &inputs, &mut outputs)?;
+    let options = RunOptions { options: b"options", names: "input:0\noutput:0\noutput:1" };
+    model.run_with(&options, &inputs, &mut outputs)?;
     model.unload()?;
     Ok(outputs.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
-fn tflite() -> Result<String, AccelError> {
-    let model = TfliteModel::load(Resource::find("model")?)?;
+fn of_framework(framework: Framework, shape: &[u64]) -> Result<String, AccelError> {
+    let model = accel::load(framework, Resource::find("model")?)?;
     let mut room = [0_f32; 2];
     let mut outputs = [Output::new(&mut room)];
-    model.run(&[Input::new(&[1_f32, 2.0], &[2])], &mut outputs)?;
+    model.run(&[Input::new(&[1_f32, 2.0], shape)], &mut outputs)?;
     model.unload()?;
-    Ok(shown(&outputs[0]))
-}
-
-fn torch() -> Result<String, AccelError> {
-    let model = TorchModel::load(Resource::find("model")?)?;
-    let mut room = [0_f32; 2];
-    let mut outputs = [Output::new(&mut room)];
-    model.run(b"", &[Input::new(&[1_f32, 2.0], &[2, 1])], &mut outputs)?;
     Ok(shown(&outputs[0]))
 }
 
@@ -158,11 +150,19 @@ fn onnx() -> Result<String, AccelError> {
     Ok(outputs.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
+/// A binary16, aligned as one.
+#[repr(align(2))]
+struct Half([u8; 2]);
+
+impl Half {
+    const ONE: &Self = &Self([0, 0x3c]);
+}
+
 fn onnx_of_any_type() -> Result<String, AccelError> {
     let model = Model::load(Resource::find("model")?)?;
     let (mut one, mut other, mut last) = ([0; 4], [0; 4], [0; 4]);
     let mut outputs = [Output::any(&mut one), Output::any(&mut other), Output::any(&mut last)];
-    let half = Input::raw(&[0, 0x3c], dtype::F16, &[1]);
+    let half = Input::from_bytes(dtype::F16, &Half::ONE.0, &[1]);
     model.run(&[Input::new(&[1_f32, 2.0], &[2]), Input::new(&[-1_i64], &[]), half], &mut outputs)?;
     Ok(outputs.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
@@ -173,8 +173,8 @@ fn batch() -> Result<String, AccelError> {
     let mut first = [Output::new(&mut one)];
     let mut second = [Output::new(&mut other)];
     model.run_batch(&mut [
-        BatchSet { inputs: &[Input::new(&[1_f32, 2.0], &[2])], outputs: &mut first },
-        BatchSet { inputs: &[Input::new(&[3_f32], &[1])], outputs: &mut second },
+        (&[Input::new(&[1_f32, 2.0], &[2])], &mut first),
+        (&[Input::new(&[3_f32], &[1])], &mut second),
     ])?;
     Ok(format!("{}, {}", shown(&first[0]), shown(&second[0])))
 }
@@ -182,11 +182,14 @@ fn batch() -> Result<String, AccelError> {
 fn uneven_batch() -> Result<String, AccelError> {
     let model = Model::load(Resource::find("model")?)?;
     let mut room = [0_f32; 2];
-    model.run_batch(&mut [
-        BatchSet { inputs: &[Input::new(&[1_f32], &[1])], outputs: &mut [] },
-        BatchSet { inputs: &[], outputs: &mut [Output::new(&mut room)] },
-    ])?;
+    model.run_batch(&mut [(&[Input::new(&[1_f32], &[1])], &mut []), (&[], &mut [Output::new(&mut room)])])?;
     Ok(String::new())
+}
+
+/// Options for a framework that has none.
+fn options_for_none() -> Result<String, AccelError> {
+    let options = RunOptions { options: b"options", names: "" };
+    Model::load(Resource::find("model")?)?.run_with(&options, &[], &mut []).map(|()| String::new())
 }
 
 /// A and B of the products, and their sizes: C has a gap behind each row.
@@ -236,6 +239,7 @@ fn minmax() -> Result<String, AccelError> {
 fn generic_product() -> Result<String, AccelError> {
     let mut c = [1.0_f32; 5];
     let read = [
+        TypedIn::value(&17_u8),
         TypedIn::value(&PRODUCT.m),
         TypedIn::value(&PRODUCT.n),
         TypedIn::value(&PRODUCT.k),
@@ -247,27 +251,28 @@ fn generic_product() -> Result<String, AccelError> {
         TypedIn::value(&PRODUCT.beta),
         TypedIn::value(&PRODUCT.ldc),
     ];
-    accel::generic(17, &read, &mut [TypedOut::array(&mut c)])?;
+    accel::generic(&read, &mut [TypedOut::array(&mut c)])?;
     Ok(format!("{c:?}"))
 }
 
 fn generic_minmax() -> Result<String, AccelError> {
     let (mut held, mut smallest, mut largest) = ([0.0_f64; 3], 0.0_f64, 0.0_f64);
     let read = [
+        TypedIn::value(&22_u8),
         TypedIn::array(&[-100.0_f64, 3.5, 200.0]),
         TypedIn::value(&3_i32),
         TypedIn::value(&-5_i32),
         TypedIn::value(&50_i32),
     ];
     let mut write = [TypedOut::array(&mut held), TypedOut::value(&mut smallest), TypedOut::value(&mut largest)];
-    accel::generic(22, &read, &mut write)?;
+    accel::generic(&read, &mut write)?;
     Ok(format!("{smallest} {largest} {held:?}"))
 }
 
 fn generic_classify(picture: &[u8]) -> Result<String, AccelError> {
     let (mut name, mut text) = ([0; 16], vec![0; 64]);
     let mut write = [TypedOut::bytes(&mut name), TypedOut::bytes(&mut text)];
-    accel::generic(3, &[TypedIn::bytes(picture)], &mut write)?;
+    accel::generic(&[TypedIn::value(&3_u8), TypedIn::bytes(picture)], &mut write)?;
     let written = write[1].written as usize;
     Ok(String::from_utf8_lossy(&text[..written]).into_owned())
 }

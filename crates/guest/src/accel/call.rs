@@ -82,6 +82,11 @@ impl<const N: usize> Call<N> {
         self
     }
 
+    /// How many arguments there are so far.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
     /// Makes the call; the arguments then say what the host wrote.
     pub(super) fn run(&mut self) -> Result<&[AccelArg], AccelError> {
         let count = self.count;

@@ -132,7 +132,7 @@ const fn element_size(dtype: u32) -> u64 {
 pub fn exec(library: &str, function: &str, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
     let mut call = Call::<MOST>::new(operation::EXEC);
     call.text(library).text(function);
-    run_typed(call, 2, read, write)
+    run_typed(call, read, write)
 }
 
 /// Calls a function of a library that is a resource.
@@ -148,7 +148,7 @@ pub fn exec_with_resource(
     let params = ResourceParams { resource: library.id() };
     let mut call = Call::<MOST>::new(operation::EXEC_WITH_RESOURCE);
     call.params(&params).text(function);
-    run_typed(call, 2, read, write)
+    run_typed(call, read, write)
 }
 
 /// Calls a function of OpenCV, with the arguments that the plugin defines.
@@ -156,27 +156,21 @@ pub fn exec_with_resource(
 /// # Errors
 /// No plugin has it, or the arguments are not the function's.
 pub fn opencv(read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
-    run_typed(Call::<MOST>::new(operation::OPENCV), 0, read, write)
+    run_typed(Call::<MOST>::new(operation::OPENCV), read, write)
 }
 
-/// Any operation below 24 by vAccel's number, with its arguments in the layout of vAccel's generic operation.
+/// An operation in the layout of vAccel's generic operation: the first of `read` is its number, a single `u8`, and its
+/// arguments follow.
 ///
 /// # Errors
 /// The operation has no such layout, or the arguments do not fit it.
-pub fn generic(operation: u8, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
-    let number = [operation];
-    let mut call = Call::<MOST>::new(operation::GENERIC);
-    call.input(&number);
-    run_typed(call, 1, read, write)
+pub fn generic(read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
+    run_typed(Call::<MOST>::new(operation::GENERIC), read, write)
 }
 
-/// Adds arguments to the `first` ones of a call and makes it.
-fn run_typed(
-    mut call: Call<MOST>,
-    first: usize,
-    read: &[TypedIn<'_>],
-    write: &mut [TypedOut<'_>],
-) -> Result<(), AccelError> {
+/// Adds arguments to those of a call and makes it.
+fn run_typed(mut call: Call<MOST>, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
+    let first = call.count();
     for arg in read {
         call.push_arg(arg.arg());
     }

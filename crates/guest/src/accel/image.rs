@@ -46,10 +46,9 @@ pub fn label(classification: &Classification) -> &str {
 pub fn detect<'t>(
     picture: &[u8],
     model: impl Into<Option<Resource>>,
-    labels: impl Into<Option<Resource>>,
     text: &'t mut [u8],
 ) -> Result<&'t str, AccelError> {
-    say(operation::IMAGE_DETECT, picture, model.into(), labels.into(), text)
+    say(operation::IMAGE_DETECT, picture, model.into(), text)
 }
 
 /// Divides a picture into what it shows; as [`detect`].
@@ -59,23 +58,17 @@ pub fn detect<'t>(
 pub fn segment<'t>(
     picture: &[u8],
     model: impl Into<Option<Resource>>,
-    labels: impl Into<Option<Resource>>,
     text: &'t mut [u8],
 ) -> Result<&'t str, AccelError> {
-    say(operation::IMAGE_SEGMENT, picture, model.into(), labels.into(), text)
+    say(operation::IMAGE_SEGMENT, picture, model.into(), text)
 }
 
 /// Finds poses in a picture; as [`detect`].
 ///
 /// # Errors
 /// As [`detect`].
-pub fn pose<'t>(
-    picture: &[u8],
-    model: impl Into<Option<Resource>>,
-    labels: impl Into<Option<Resource>>,
-    text: &'t mut [u8],
-) -> Result<&'t str, AccelError> {
-    say(operation::IMAGE_POSE, picture, model.into(), labels.into(), text)
+pub fn pose<'t>(picture: &[u8], model: impl Into<Option<Resource>>, text: &'t mut [u8]) -> Result<&'t str, AccelError> {
+    say(operation::IMAGE_POSE, picture, model.into(), text)
 }
 
 /// Estimates the depth of a picture; as [`detect`].
@@ -85,31 +78,31 @@ pub fn pose<'t>(
 pub fn depth<'t>(
     picture: &[u8],
     model: impl Into<Option<Resource>>,
-    labels: impl Into<Option<Resource>>,
     text: &'t mut [u8],
 ) -> Result<&'t str, AccelError> {
-    say(operation::IMAGE_DEPTH, picture, model.into(), labels.into(), text)
+    say(operation::IMAGE_DEPTH, picture, model.into(), text)
 }
 
 /// Carries out an operation whose result is a text.
-fn say<'t>(
-    operation: u32,
-    picture: &[u8],
-    model: Option<Resource>,
-    labels: Option<Resource>,
-    text: &'t mut [u8],
-) -> Result<&'t str, AccelError> {
-    let params = ClassifyParams { model: id_of(model), labels: id_of(labels) };
+fn say<'t>(operation: u32, picture: &[u8], model: Option<Resource>, text: &'t mut [u8]) -> Result<&'t str, AccelError> {
+    let params = ClassifyParams { model: id_of(model), labels: 0 };
     let written = Call::<3>::new(operation).params(&params).params(picture).room(text).run()?[2].written;
     let said = text.get(..written as usize).unwrap_or_default();
     str::from_utf8(said)
         .map_err(|_| AccelError { status: status::EIO, message: String::from("the plugin's text is not UTF-8") })
 }
 
-/// Resizes a picture of pixels, row by row without gaps.
+/// Resizes a picture of pixels, row by row without gaps. Sizes are columns and rows; `channels` are the bytes of a pixel.
 ///
 /// # Errors
 /// A size is zero, there are no or more than four channels, or the pixels are not as many as the sizes say.
-pub fn resize(params: &ResizeParams, from: &[u8], to: &mut [u8]) -> Result<(), AccelError> {
-    Call::<3>::new(operation::IMAGE_RESIZE).params(params).input(from).output(to).run().map(|_| ())
+pub fn resize(
+    (width, height): (u32, u32),
+    channels: u32,
+    from: &[u8],
+    (to_width, to_height): (u32, u32),
+    to: &mut [u8],
+) -> Result<(), AccelError> {
+    let params = ResizeParams { width, height, channels, to_width, to_height };
+    Call::<3>::new(operation::IMAGE_RESIZE).params(&params).input(from).output(to).run().map(|_| ())
 }

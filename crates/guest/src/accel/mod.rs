@@ -12,9 +12,7 @@ pub mod profile;
 mod resource;
 
 use kernlet_abi::accel::operation;
-pub use kernlet_abi::accel::{
-    Classification, ProfileRegion as Region, ResizeParams as Resize, SgemmParams as Sgemm, dtype,
-};
+pub use kernlet_abi::accel::{Classification, ProfileRegion as Region, SgemmParams as Sgemm, dtype};
 
 use self::call::Call;
 pub use self::{
@@ -23,7 +21,7 @@ pub use self::{
     exec::{TypedIn, TypedOut, exec, exec_with_resource, generic, opencv},
     image::{classify, depth, detect, label, pose, resize, segment},
     matrix::{mmult, sgemm, torch_sgemm},
-    model::{BatchSet, Element, Input, Model, Output, TfModel, TfliteModel, TorchModel},
+    model::{Element, Framework, Input, Model, Output, RunOptions, load},
     resource::Resource,
 };
 

@@ -51,15 +51,15 @@ impl<'a> Input<'a> {
     /// `data` with this shape, outermost dimension first, at most six.
     #[must_use]
     pub fn new<T: Element>(data: &'a [T], shape: &[u64]) -> Self {
-        Self::raw(data.as_bytes(), T::DTYPE, shape)
+        Self::from_bytes(T::DTYPE, data.as_bytes(), shape)
     }
 
-    /// `data` as elements of any type of [`super::dtype`] that tensors can have, such as `F16`. It has to be aligned to
-    /// them.
+    /// `bytes` as elements of this type, one of [`super::dtype`], for types that Rust has no type for. They have to be
+    /// aligned to it.
     #[must_use]
-    pub fn raw(data: &'a [u8], dtype: u32, shape: &[u64]) -> Self {
+    pub fn from_bytes(dtype: u32, bytes: &'a [u8], shape: &[u64]) -> Self {
         let rank = shape.len() as u32;
-        let mut arg = AccelArg { data: span(data), access: access::IN, dtype, rank, ..AccelArg::default() };
+        let mut arg = AccelArg { data: span(bytes), access: access::IN, dtype, rank, ..AccelArg::default() };
         for (to, from) in arg.dims.iter_mut().zip(shape) {
             *to = *from;
         }
@@ -86,19 +86,19 @@ impl<'a> Output<'a> {
     /// Room for an output of this type.
     #[must_use]
     pub fn new<T: Element>(room: &'a mut [T]) -> Self {
-        Self::raw(room.as_mut_bytes(), T::DTYPE)
+        Self::from_bytes(T::DTYPE, room.as_mut_bytes())
     }
 
     /// Room for an output of whatever type the model gives it: [`Output::dtype`] says which.
     #[must_use]
     pub fn any(room: &'a mut [u64]) -> Self {
-        Self::raw(room.as_mut_bytes(), dtype::ANY)
+        Self::from_bytes(dtype::ANY, room.as_mut_bytes())
     }
 
-    /// Room for an output of any type of [`super::dtype`] that tensors can have, such as `F16`. It has to be aligned to its
-    /// elements.
+    /// Room for an output of this type, one of [`super::dtype`], for types that Rust has no type for. It has to be aligned
+    /// to it.
     #[must_use]
-    pub const fn raw(room: &'a mut [u8], dtype: u32) -> Self {
+    pub const fn from_bytes(dtype: u32, room: &'a mut [u8]) -> Self {
         Self { room, wanted: dtype, dtype, rank: 0, dims: [0; RANK_MAX], written: 0 }
     }
 
@@ -112,6 +112,12 @@ impl<'a> Output<'a> {
     #[must_use]
     pub const fn dtype(&self) -> u32 {
         self.dtype
+    }
+
+    /// How many bytes of its room the model wrote.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.written
     }
 
     /// Its bytes, once the model has run.
@@ -140,56 +146,64 @@ impl<'a> Output<'a> {
     }
 }
 
-fn fill_all<'o, 'a: 'o>(outputs: impl IntoIterator<Item = &'o mut Output<'a>>, args: &[AccelArg]) {
-    for (output, arg) in outputs.into_iter().zip(args) {
+fn fill_all(outputs: &mut [Output<'_>], args: &[AccelArg]) {
+    for (output, arg) in outputs.iter_mut().zip(args) {
         output.fill(arg);
     }
 }
 
-/// Loads or forgets a model.
-fn with_model(operation: u32, model: Resource) -> Result<(), AccelError> {
-    Call::<1>::new(operation).params(&ModelParams { model: model.id(), inputs: 0 }).run().map(|_| ())
+/// The framework that a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framework {
+    /// ONNX.
+    Onnx,
+    /// TensorFlow: a SavedModel.
+    TensorFlow,
+    /// TensorFlow Lite.
+    TfLite,
+    /// Torch: TorchScript.
+    Torch,
 }
 
-/// Runs a model; `extras` puts arguments between its parameters and its tensors.
-fn run_model(
-    operation: u32,
-    model: Resource,
-    inputs: &[Input<'_>],
-    outputs: &mut [Output<'_>],
-    extras: impl FnOnce(&mut Call<MOST>) -> usize,
-) -> Result<(), AccelError> {
-    let params = ModelParams { model: model.id(), inputs: inputs.len() as u32 };
-    let mut call = Call::<MOST>::new(operation);
-    let extras = extras(call.params(&params));
-    let args = call.tensors(inputs, outputs).run()?;
-    fill_all(outputs, args.get(1 + extras + inputs.len()..).unwrap_or_default());
-    Ok(())
+/// How a model is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions<'a> {
+    /// Options of TensorFlow or Torch, in its own format; empty for none.
+    pub options: &'a [u8],
+    /// Names of TensorFlow's tensors as `name:index`, one a line, those of the inputs first; empty for others.
+    pub names: &'a str,
 }
 
-/// One set of inputs, and room for what the model makes of it.
-#[derive(Debug)]
-pub struct BatchSet<'s, 'a> {
-    /// Inputs, in the model's order.
-    pub inputs: &'s [Input<'a>],
-    /// Room for the outputs, in the model's order.
-    pub outputs: &'s mut [Output<'a>],
-}
-
-/// An ONNX model.
+/// A model that a host has loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
+    framework: Framework,
     resource: Resource,
 }
 
+/// Loads a model of this framework, so that running it is fast.
+///
+/// # Errors
+/// The resource is not a model that a plugin can run.
+pub fn load(framework: Framework, resource: Resource) -> Result<Model, AccelError> {
+    let operation = match framework {
+        Framework::Onnx => operation::ONNX_MODEL_LOAD,
+        Framework::TensorFlow => operation::TF_MODEL_LOAD,
+        Framework::TfLite => operation::TFLITE_MODEL_LOAD,
+        Framework::Torch => operation::TORCH_MODEL_LOAD,
+    };
+    let model = Model { framework, resource };
+    model.tell(operation)?;
+    Ok(model)
+}
+
 impl Model {
-    /// Loads a model, so that running it is fast.
+    /// Loads an ONNX model, so that running it is fast.
     ///
     /// # Errors
     /// The resource is not a model that a plugin can run.
     pub fn load(resource: Resource) -> Result<Self, AccelError> {
-        with_model(operation::ONNX_MODEL_LOAD, resource)?;
-        Ok(Self { resource })
+        load(Framework::Onnx, resource)
     }
 
     /// Runs the model on its inputs and outputs, in its order.
@@ -197,16 +211,58 @@ impl Model {
     /// # Errors
     /// An input's type or shape is not the model's, or an output has too little room.
     pub fn run(&self, inputs: &[Input<'_>], outputs: &mut [Output<'_>]) -> Result<(), AccelError> {
-        run_model(operation::ONNX_MODEL_RUN, self.resource, inputs, outputs, |_| 0)
+        self.run_with(&RunOptions::default(), inputs, outputs)
     }
 
-    /// Runs the model on several sets of inputs by one call. A call has room for 31 tensors.
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Model::run`], or the framework has no such options.
+    pub fn run_with(
+        &self,
+        options: &RunOptions<'_>,
+        inputs: &[Input<'_>],
+        outputs: &mut [Output<'_>],
+    ) -> Result<(), AccelError> {
+        let (operation, takes_options, takes_names) = match self.framework {
+            Framework::Onnx => (operation::ONNX_MODEL_RUN, false, false),
+            Framework::TensorFlow => (operation::TF_MODEL_RUN, true, true),
+            Framework::TfLite => (operation::TFLITE_MODEL_RUN, false, false),
+            Framework::Torch => (operation::TORCH_MODEL_RUN, true, false),
+        };
+        let RunOptions { options, names } = *options;
+        if !takes_options && !options.is_empty() || !takes_names && !names.is_empty() {
+            return Err(AccelError::invalid(alloc::format!("{:?} has no such options or names", self.framework)));
+        }
+        let params = ModelParams { model: self.resource.id(), inputs: inputs.len() as u32 };
+        let mut call = Call::<MOST>::new(operation);
+        call.params(&params);
+        if takes_options {
+            call.params(options);
+        }
+        if takes_names {
+            call.text(names);
+        }
+        let first = call.count() + inputs.len();
+        let args = call.tensors(inputs, outputs).run()?;
+        fill_all(outputs, args.get(first..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Runs an ONNX model on several sets of inputs by one call; of each set, what it reads and what it writes. A call has
+    /// room for 31 tensors.
     ///
     /// # Errors
     /// As [`Model::run`], or the sets are not of one size.
-    pub fn run_batch(&self, sets: &mut [BatchSet<'_, '_>]) -> Result<(), AccelError> {
-        let (inputs, outputs) = sets.first().map_or((0, 0), |set| (set.inputs.len(), set.outputs.len()));
-        if sets.iter().any(|set| (set.inputs.len(), set.outputs.len()) != (inputs, outputs)) {
+    pub fn run_batch(&self, sets: &mut [(&[Input<'_>], &mut [Output<'_>])]) -> Result<(), AccelError> {
+        if self.framework != Framework::Onnx {
+            return Err(AccelError::invalid(alloc::format!(
+                "{:?} takes one set of inputs; run the model once for each",
+                self.framework
+            )));
+        }
+        let (inputs, outputs) = sets.first().map_or((0, 0), |(inputs, outputs)| (inputs.len(), outputs.len()));
+        if sets.iter().any(|set| (set.0.len(), set.1.len()) != (inputs, outputs)) {
             return Err(AccelError::invalid("the sets have different numbers of inputs or outputs".into()));
         }
         let params = BatchParams {
@@ -217,127 +273,34 @@ impl Model {
         };
         let mut call = Call::<MOST>::new(operation::ONNX_MODEL_RUN_BATCH);
         call.params(&params);
-        for set in &mut *sets {
-            call.tensors(set.inputs, set.outputs);
+        for (inputs, outputs) in &mut *sets {
+            call.tensors(inputs, outputs);
         }
         let tensors = call.run()?.get(1..).unwrap_or_default();
-        if inputs + outputs > 0 {
-            for (set, args) in sets.iter_mut().zip(tensors.chunks(inputs + outputs)) {
-                fill_all(&mut *set.outputs, args.get(inputs..).unwrap_or_default());
-            }
+        // Without any tensor the host has refused it.
+        for ((_, outputs), args) in sets.iter_mut().zip(tensors.chunks((inputs + outputs).max(1))) {
+            fill_all(outputs, args.get(inputs..).unwrap_or_default());
         }
         Ok(())
     }
 
-    /// Forgets what was loaded. Running the model loads it again.
+    /// Forgets what was loaded; running the model loads it again. What Torch loaded goes with the function.
     ///
     /// # Errors
     /// No plugin has the operation.
     pub fn unload(self) -> Result<(), AccelError> {
-        with_model(operation::ONNX_MODEL_UNLOAD, self.resource)
-    }
-}
-
-/// A TensorFlow SavedModel.
-#[derive(Clone, Copy, Debug)]
-pub struct TfModel {
-    resource: Resource,
-}
-
-impl TfModel {
-    /// Loads a model, so that running it is fast.
-    ///
-    /// # Errors
-    /// The resource is not a model that a plugin can run.
-    pub fn load(resource: Resource) -> Result<Self, AccelError> {
-        with_model(operation::TF_MODEL_LOAD, resource)?;
-        Ok(Self { resource })
+        match self.framework {
+            Framework::Onnx => self.tell(operation::ONNX_MODEL_UNLOAD),
+            Framework::TensorFlow => self.tell(operation::TF_MODEL_UNLOAD),
+            Framework::TfLite => self.tell(operation::TFLITE_MODEL_UNLOAD),
+            // vAccel has no operation for it.
+            Framework::Torch => Ok(()),
+        }
     }
 
-    /// Runs the model with options of the framework, in its own format, which may be empty. `names` has the names of the
-    /// tensors as `name:index`, one a line, those of the inputs first.
-    ///
-    /// # Errors
-    /// A tensor's name, type or shape is not the model's, or an output has too little room.
-    pub fn run(
-        &self,
-        options: &[u8],
-        names: &str,
-        inputs: &[Input<'_>],
-        outputs: &mut [Output<'_>],
-    ) -> Result<(), AccelError> {
-        run_model(operation::TF_MODEL_RUN, self.resource, inputs, outputs, |call| {
-            call.params(options).text(names);
-            2
-        })
-    }
-
-    /// Forgets what was loaded.
-    ///
-    /// # Errors
-    /// No plugin has the operation.
-    pub fn unload(self) -> Result<(), AccelError> {
-        with_model(operation::TF_MODEL_UNLOAD, self.resource)
-    }
-}
-
-/// A TensorFlow Lite model.
-#[derive(Clone, Copy, Debug)]
-pub struct TfliteModel {
-    resource: Resource,
-}
-
-impl TfliteModel {
-    /// Loads a model, so that running it is fast.
-    ///
-    /// # Errors
-    /// The resource is not a model that a plugin can run.
-    pub fn load(resource: Resource) -> Result<Self, AccelError> {
-        with_model(operation::TFLITE_MODEL_LOAD, resource)?;
-        Ok(Self { resource })
-    }
-
-    /// Runs the model on its inputs and outputs, in its order.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn run(&self, inputs: &[Input<'_>], outputs: &mut [Output<'_>]) -> Result<(), AccelError> {
-        run_model(operation::TFLITE_MODEL_RUN, self.resource, inputs, outputs, |_| 0)
-    }
-
-    /// Forgets what was loaded.
-    ///
-    /// # Errors
-    /// No plugin has the operation.
-    pub fn unload(self) -> Result<(), AccelError> {
-        with_model(operation::TFLITE_MODEL_UNLOAD, self.resource)
-    }
-}
-
-/// A TorchScript model.
-#[derive(Clone, Copy, Debug)]
-pub struct TorchModel {
-    resource: Resource,
-}
-
-impl TorchModel {
-    /// Loads a model, so that running it is fast. It is forgotten with the function.
-    ///
-    /// # Errors
-    /// The resource is not a model that a plugin can run.
-    pub fn load(resource: Resource) -> Result<Self, AccelError> {
-        with_model(operation::TORCH_MODEL_LOAD, resource)?;
-        Ok(Self { resource })
-    }
-
-    /// Runs the model with options of the framework, in its own format, which may be empty.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn run(&self, options: &[u8], inputs: &[Input<'_>], outputs: &mut [Output<'_>]) -> Result<(), AccelError> {
-        run_model(operation::TORCH_MODEL_RUN, self.resource, inputs, outputs, |call| {
-            call.params(options);
-            1
-        })
+    /// An operation on the model as a whole.
+    fn tell(&self, operation: u32) -> Result<(), AccelError> {
+        let params = ModelParams { model: self.resource.id(), inputs: 0 };
+        Call::<1>::new(operation).params(&params).run().map(|_| ())
     }
 }

@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 use core::{cell::RefCell, mem::size_of, time::Duration};
 
-use kernlet_abi::accel::{PROFILING_VARIABLES, ProfileRegion, REGION_NAME_MAX, REGIONS_MAX, operation};
+use kernlet_abi::accel::{PROFILING_VARIABLES, ProfileRegion, REGION_NAME_MAX, REGIONS_MAX, operation, says_yes};
 use zerocopy::IntoBytes as _;
 
 use super::{AccelError, call::Call};
@@ -19,11 +19,11 @@ use crate::{Global, clock, env};
 static RECORDED: Global<RefCell<Vec<ProfileRegion>>> = Global::new();
 
 /// Whether profiling is enabled: the function's environment has `KERNLET_PROFILING_ENABLED` or vAccel's
-/// `VACCEL_PROFILING_ENABLED` as 1.
+/// `VACCEL_PROFILING_ENABLED` as 1, because its deployment or its watchdog says so.
 #[must_use]
 pub fn is_enabled() -> bool {
     static ENABLED: Global<bool> = Global::new();
-    *ENABLED.get_or_init(|| PROFILING_VARIABLES.iter().find_map(|name| env::var(name)) == Some("1"))
+    *ENABLED.get_or_init(|| PROFILING_VARIABLES.iter().find_map(|name| env::var(name)).is_some_and(says_yes))
 }
 
 /// Does some work and records under this name what it took. Names longer than 60 bytes are cut.
