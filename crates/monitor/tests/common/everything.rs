@@ -97,7 +97,7 @@ impl Plugin for Everything {
 }
 
 /// Fails an operation whose argument did not arrive.
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Result<(), PluginError> {
+fn expect<T: PartialEq + std::fmt::Debug + ?Sized>(what: &str, got: &T, expected: &T) -> Result<(), PluginError> {
     if got == expected {
         return Ok(());
     }
