@@ -280,7 +280,7 @@ fn generic_classify(picture: &[u8]) -> Result<String, AccelError> {
 fn regions() -> Result<String, AccelError> {
     profile::region("outer", || {
         for _ in 0..2 {
-            profile::region("inner", || accel::noop())?;
+            profile::region("inner", accel::noop)?;
         }
         let stopped = profile::start("stopped");
         stopped.stop();
