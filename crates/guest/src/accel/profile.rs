@@ -13,7 +13,7 @@ use kernlet_abi::accel::{PROFILING_VARIABLES, ProfileRegion, REGION_NAME_MAX, RE
 use zerocopy::IntoBytes as _;
 
 use super::{AccelError, call::Call};
-use crate::{Global, clock, env};
+use crate::{Global, clock, entry::AFTER_REQUEST, env};
 
 /// What was recorded since the host was told last.
 static RECORDED: Global<RefCell<Vec<ProfileRegion>>> = Global::new();
@@ -65,6 +65,7 @@ impl Drop for Running<'_> {
 }
 
 fn record(name: &str, nanos: u64) {
+    AFTER_REQUEST.get_or_init(|| hand_over);
     let name = &name[..name.floor_char_boundary(REGION_NAME_MAX)];
     let mut recorded = RECORDED.get_or_init(RefCell::default).borrow_mut();
     if let Some(region) = recorded.iter_mut().find(|region| region.name() == name) {
@@ -99,7 +100,7 @@ pub fn report() -> Result<Vec<ProfileRegion>, AccelError> {
 }
 
 /// Tells the host what the request that ends recorded, since its memory goes with it.
-pub(crate) fn hand_over() {
+fn hand_over() {
     if RECORDED.get().is_some_and(|recorded| !recorded.borrow().is_empty()) {
         // A profile is no reason to fail a request.
         let _ = hand_over_to(&mut []);
