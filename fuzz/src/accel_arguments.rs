@@ -15,6 +15,7 @@ const ARGS_MAX: usize = 33;
 struct Described<'a> {
     access: u32,
     dtype: Dtype,
+    custom: u32,
     dims: Dims,
     start: usize,
     contents: &'a [u8],
@@ -27,14 +28,20 @@ fn describe<'a>(cursor: &mut Cursor<'a>) -> Option<Described<'a>> {
     let dtype = Dtype::from_abi(u32::from(cursor.u8())).ok()?;
     let sizes: Vec<u64> = (0..rank).map(|_| cursor.u64()).collect();
     let dims = Dims::new(&sizes).ok()?;
+    let custom = if dtype == Dtype::Custom { cursor.u32() } else { 0 };
     let start = usize::from(kind >> 2 & 7);
     let contents = cursor.short();
     let len = if cursor.u8() == 0 { contents.len() } else { usize::from(cursor.u8()) };
-    Some(Described { access: u32::from(kind & 3), dtype, dims, start, contents, len })
+    Some(Described { access: u32::from(kind & 3), dtype, custom, dims, start, contents, len })
 }
 
 /// Whatever the arguments are, an operation is refused or gets what lies in them; nothing is written beyond them.
 pub fn accel_arguments(data: &[u8]) {
+    is_carried_out(data);
+}
+
+/// Whether the operation is carried out.
+pub(crate) fn is_carried_out(data: &[u8]) -> bool {
     let mut cursor = Cursor::new(data);
     let operation = match cursor.u8() {
         number @ 0..=31 => u32::from(number),
@@ -45,7 +52,7 @@ pub fn accel_arguments(data: &[u8]) {
     while !cursor.is_empty() && described.len() < ARGS_MAX {
         match describe(&mut cursor) {
             Some(argument) => described.push(argument),
-            None => return,
+            None => return false,
         }
     }
     // Of 64-bit words, so that an argument's alignment is what its start says.
@@ -63,7 +70,9 @@ pub fn accel_arguments(data: &[u8]) {
                 access::IN_OUT => Data::InOut(bytes),
                 _ => Data::In(bytes),
             };
-            Arg::new(data, argument.dtype, argument.dims)
+            let mut arg = Arg::new(data, argument.dtype, argument.dims);
+            arg.custom = argument.custom;
+            arg
         })
         .collect();
     let outcome = session().run(operation, &mut args, None);
@@ -71,8 +80,13 @@ pub fn accel_arguments(data: &[u8]) {
         assert!(arg.written <= arg.data.len() as u64, "{} of {} bytes written", arg.written, arg.data.len());
         assert!(outcome.is_ok() || arg.written == 0);
         assert!(arg.written == 0 || !matches!(arg.data, Data::In(_)));
+        // What was said to be of any type has one once a model has written it.
+        assert!(
+            arg.written == 0 || arg.dtype != Dtype::Any || operation != kernlet_abi::accel::operation::ONNX_MODEL_RUN
+        );
     }
-    if let Err(error) = outcome {
+    if let Err(error) = &outcome {
         assert!(error.status() > 0 && !error.message().is_empty());
     }
+    outcome.is_ok()
 }

@@ -3,7 +3,10 @@
 
 use kernlet_abi::{
     ABI_VERSION, Span,
-    accel::{AccelArg, AccelCall, ClassifyParams, ModelParams, SgemmParams, access, dtype, operation},
+    accel::{
+        AccelArg, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion, ResizeParams,
+        ResourceParams, SgemmParams, access, dtype, operation,
+    },
     fields::encode_lengths,
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number},
     message::ResponseHead,
@@ -59,7 +62,7 @@ fn elf_files() -> Vec<Vec<u8>> {
 /// Where [`crate::hypercall_arguments`] puts the bytes that follow a block.
 const MORE: u64 = DATA + 0x1000;
 
-fn round<T: IntoBytes + Immutable>(block: &T, more: &[u8]) -> Vec<u8> {
+fn round<T: IntoBytes + Immutable + ?Sized>(block: &T, more: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0];
     for part in [block.as_bytes(), more] {
         bytes.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
@@ -87,6 +90,69 @@ fn accel(operation: u32, args: &[AccelArg]) -> Vec<u8> {
     round(&call, args.as_bytes())
 }
 
+/// An accelerator call with the bytes that follow its block, where [`payload`] lies.
+fn accel_with(operation: u32, args: &[AccelArg], payload: &[u8]) -> Vec<u8> {
+    let arg_count = u32::try_from(args.len()).unwrap_or(u32::MAX);
+    let error = span(MORE + 0x400, 64);
+    let call = AccelCall { head: head(number::ACCEL), operation, arg_count, args: MORE, error, error_len: 0 };
+    round(&[call.as_bytes(), payload].concat()[..], args.as_bytes())
+}
+
+/// Part of the bytes that follow an accelerator call's block, to be read.
+fn payload(offset: u64, len: u64, dtype: u32) -> AccelArg {
+    argument(span(DATA + size_of::<AccelCall>() as u64 + offset, len), access::IN, dtype)
+}
+
+/// Room for what an accelerator call writes.
+fn room(len: u64, dtype: u32) -> AccelArg {
+    argument(span(MORE + 0x300, len), access::OUT, dtype)
+}
+
+/// Calls of accelerators, each with what it takes; three arguments at most have a place.
+fn accelerations() -> Vec<Vec<u8>> {
+    let classify = [ClassifyParams { model: 1, labels: 2 }.as_bytes(), b"\xff\xd8picture"].concat();
+    let picture = [payload(0, 8, dtype::BYTES), payload(8, 9, dtype::BYTES)];
+    let said = [picture[0], picture[1], room(64, dtype::STRING)];
+    let model = ModelParams { model: 1, inputs: 1 };
+    let numbers = [1.0_f32; 4];
+    let tensor = AccelArg { rank: 2, dims: [2, 2, 0, 0, 0, 0], ..payload(8, 16, dtype::F32) };
+    let run = [model.as_bytes(), numbers.as_bytes()].concat();
+    let load = ModelParams { model: 1, inputs: 0 };
+    let resize = ResizeParams { width: 2, height: 1, channels: 3, to_width: 1, to_height: 1 };
+    let pixels = [resize.as_bytes(), &[9; 6]].concat();
+    let resized = [payload(0, 20, dtype::BYTES), payload(20, 6, dtype::U8), room(3, dtype::U8)];
+    let exec = [ResourceParams { resource: 1 }.as_bytes(), b"call"].concat();
+    let called = [payload(0, 4, dtype::BYTES), payload(4, 4, dtype::STRING), room(16, dtype::CUSTOM)];
+    let region = ProfileRegion { entries: 1, name_len: 3, ..ProfileRegion::EMPTY };
+    let profile = [payload(0, 96, dtype::BYTES), room(192, dtype::BYTES)];
+    let two = [payload(0, 16, dtype::F32), payload(0, 16, dtype::F32), room(16, dtype::F32)];
+    let copy = [payload(0, 16, dtype::I32), room(16, dtype::I32)];
+    let number = [18, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0];
+    let generic = [payload(0, 1, dtype::U8), payload(4, 8, dtype::I32), room(8, dtype::I32)];
+    let batch = BatchParams { model: 1, inputs: 1, outputs: 1, sets: 1 };
+    let batch_of_one = [batch.as_bytes(), numbers.as_bytes()].concat();
+    let set =
+        [payload(0, 16, dtype::BYTES), AccelArg { data: payload(16, 16, 0).data, ..tensor }, room(24, dtype::ANY)];
+    vec![
+        accel_with(operation::IMAGE_CLASSIFY, &[picture[0], picture[1], room(128, dtype::BYTES)], &classify),
+        accel_with(operation::IMAGE_DETECT, &said, &classify),
+        accel_with(operation::IMAGE_DEPTH, &said, &classify),
+        accel_with(operation::IMAGE_RESIZE, &resized, &pixels),
+        accel_with(operation::ONNX_MODEL_LOAD, &[payload(0, 8, dtype::BYTES)], load.as_bytes()),
+        accel_with(operation::TF_MODEL_UNLOAD, &[payload(0, 8, dtype::BYTES)], load.as_bytes()),
+        accel_with(operation::ONNX_MODEL_RUN, &[payload(0, 8, dtype::BYTES), tensor, room(64, dtype::ANY)], &run),
+        accel_with(operation::TFLITE_MODEL_RUN, &[payload(0, 8, dtype::BYTES), tensor, room(24, dtype::F32)], &run),
+        accel_with(operation::ONNX_MODEL_RUN_BATCH, &set, &batch_of_one),
+        accel_with(operation::EXEC_WITH_RESOURCE, &called, &exec),
+        accel_with(operation::OPENCV, &called, &exec),
+        accel_with(operation::FPGA_MMULT, &two, numbers.as_bytes()),
+        accel_with(operation::FPGA_VECTOR_ADD, &two, numbers.as_bytes()),
+        accel_with(operation::FPGA_ARRAY_COPY, &copy, numbers.as_bytes()),
+        accel_with(operation::GENERIC, &generic, &number),
+        accel_with(operation::PROFILE, &profile, region.as_bytes()),
+    ]
+}
+
 fn calls() -> Vec<Vec<u8>> {
     let text = span(MORE, 5);
     let log = Log { head: head(number::LOG), level: 3, reserved: 0, message: text };
@@ -104,7 +170,7 @@ fn calls() -> Vec<Vec<u8>> {
         dims: [2, 3, 0, 0, 0, 0],
         ..argument(span(MORE + offset, 24), access, dtype::F32)
     };
-    vec![
+    let mut calls = vec![
         round(&log, b"hello"),
         round(&Clock { head: head(number::CLOCK), ..Clock::default() }, b""),
         round(&entropy, b""),
@@ -117,7 +183,9 @@ fn calls() -> Vec<Vec<u8>> {
         accel(operation::BLAS_SGEMM, &[bytes(0x200, 56, access::IN), floats(0x300, 16, access::IN)]),
         accel(operation::ONNX_MODEL_LOAD, &[bytes(0x200, 8, access::IN)]),
         accel(operation::ONNX_MODEL_RUN, &[tensor(0x300, access::IN), tensor(0x380, access::OUT)]),
-    ]
+    ];
+    calls.extend(accelerations());
+    calls
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -136,40 +204,132 @@ fn given(access: u32, dtype: u32, dims: &[u64], contents: &[u8]) -> Vec<u8> {
     let byte = |value: usize| u8::try_from(value).unwrap_or(u8::MAX);
     let mut bytes = vec![byte(access as usize | dims.len() << 5), byte(dtype as usize)];
     bytes.extend_from_slice(dims.as_bytes());
+    if dtype == dtype::CUSTOM {
+        bytes.extend_from_slice(&[9, 0, 0, 0]);
+    }
     bytes.push(byte(contents.len()));
     bytes.extend_from_slice(contents);
     bytes.push(0);
     bytes
 }
 
+/// How [`crate::accel_arguments`] reads an operation's number.
+fn numbered(operation: u32) -> u8 {
+    u8::try_from(operation & 0xff).unwrap_or(u8::MAX) + if operation < 0x100 { 0 } else { 32 }
+}
+
 fn operations() -> Vec<Vec<u8>> {
     let sgemm = SgemmParams { m: 2, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2, alpha: 1.0, beta: 0.0 };
     let matrix = [1.0_f32; 4];
     let tensor = |access| given(access, dtype::F32, &[2, 3], [1.0_f32; 6].as_bytes());
-    let params = |inputs| given(access::IN, dtype::BYTES, &[], ModelParams { model: 1, inputs }.as_bytes());
-    let classify = ClassifyParams { model: 1, labels: 2 };
+    let any = || given(access::OUT, dtype::ANY, &[], &[0; 24]);
+    let block = |bytes: &[u8]| given(access::IN, dtype::BYTES, &[], bytes);
+    let params = |inputs| block(ModelParams { model: 1, inputs }.as_bytes());
+    let classify = || block(ClassifyParams { model: 1, labels: 2 }.as_bytes());
     let float = |access| given(access, dtype::F32, &[], matrix.as_bytes());
-    vec![
-        vec![0],
-        [
-            vec![3],
-            given(access::IN, dtype::BYTES, &[], classify.as_bytes()),
-            given(access::IN, dtype::BYTES, &[], b"\xff\xd8picture"),
-            given(access::OUT, dtype::BYTES, &[], &[0; 128]),
-        ]
-        .concat(),
-        [
-            vec![17],
-            given(access::IN, dtype::BYTES, &[], sgemm.as_bytes()),
-            float(access::IN),
-            float(access::IN),
-            float(access::IN_OUT),
-        ]
-        .concat(),
-        [vec![32], params(0)].concat(),
-        [vec![33], params(1), tensor(access::IN), tensor(access::OUT)].concat(),
-        [vec![33], params(2), tensor(access::IN), tensor(access::IN)].concat(),
-    ]
+    let text = |text: &str| given(access::IN, dtype::STRING, &[], text.as_bytes());
+    let value = |dtype, bytes: &[u8]| given(access::IN, dtype, &[], bytes);
+    let picture = || block(b"\xff\xd8picture");
+    let of = |operation: u32, args: &[Vec<u8>]| [vec![numbered(operation)], args.concat()].concat();
+    let loads = [
+        operation::TF_MODEL_LOAD,
+        operation::TF_MODEL_UNLOAD,
+        operation::TFLITE_MODEL_LOAD,
+        operation::TFLITE_MODEL_UNLOAD,
+        operation::TORCH_MODEL_LOAD,
+        operation::ONNX_MODEL_LOAD,
+        operation::ONNX_MODEL_UNLOAD,
+    ];
+    let says = [operation::IMAGE_DETECT, operation::IMAGE_SEGMENT, operation::IMAGE_POSE, operation::IMAGE_DEPTH];
+    let typed = [
+        value(dtype::I64, &[1; 8]),
+        given(access::IN, dtype::CUSTOM, &[], b"mine"),
+        given(access::IN_OUT, dtype::F32, &[2], &[0; 8]),
+        given(access::OUT, dtype::UCHAR, &[4], &[0; 4]),
+    ];
+    let numbers = || given(access::IN, dtype::F64, &[], [1.0_f64, 2.0].as_bytes());
+    let number = || given(access::OUT, dtype::F64, &[], &[0; 8]);
+    let minmax = MinMaxParams { low: -1, high: 1 };
+    let resize = ResizeParams { width: 2, height: 1, channels: 3, to_width: 1, to_height: 2 };
+    let region = ProfileRegion { entries: 1, name_len: 3, name: [b'x'; 60], ..ProfileRegion::EMPTY };
+    let batch = BatchParams { model: 1, inputs: 1, outputs: 1, sets: 2 };
+    let ints = |access| given(access, dtype::I32, &[], [1_i32, 2].as_bytes());
+    let generic = |number: u8, args: &[Vec<u8>]| {
+        of(operation::GENERIC, &[vec![value(dtype::U8, &[number])], args.to_vec()].concat())
+    };
+    let one = || value(dtype::I64, &1_i64.to_le_bytes());
+    let ratio = || value(dtype::F32, &1_f32.to_le_bytes());
+    let lone = |access| given(access, dtype::F32, &[1], 1_f32.as_bytes());
+    let count = |count: i32| value(dtype::I32, &count.to_le_bytes());
+    let named = |params: &[u8]| [vec![block(params), text("call")], typed.to_vec()].concat();
+    let mut seeds = vec![
+        of(operation::NOOP, &[]),
+        of(operation::EXEC, &[vec![text("libx.so"), text("call")], typed.to_vec()].concat()),
+        of(operation::EXEC_WITH_RESOURCE, &named(ResourceParams { resource: 2 }.as_bytes())),
+        of(operation::OPENCV, &typed),
+        of(operation::IMAGE_CLASSIFY, &[classify(), picture(), given(access::OUT, dtype::BYTES, &[], &[0; 128])]),
+        of(operation::BLAS_SGEMM, &[block(sgemm.as_bytes()), float(1), float(1), float(3)]),
+        of(operation::TORCH_SGEMM, &[block(sgemm.as_bytes()), float(1), float(1), float(3)]),
+        of(operation::ONNX_MODEL_RUN, &[params(1), tensor(access::IN), tensor(access::OUT)]),
+        of(operation::ONNX_MODEL_RUN, &[params(2), tensor(access::IN), tensor(access::IN), any()]),
+        of(operation::TFLITE_MODEL_RUN, &[params(1), tensor(access::IN), any()]),
+        of(operation::TORCH_MODEL_RUN, &[params(1), block(b"options"), tensor(access::IN), any()]),
+        of(operation::TF_MODEL_RUN, &[params(1), block(b""), text("a:0\nb:0"), tensor(access::IN), any()]),
+        of(
+            operation::ONNX_MODEL_RUN_BATCH,
+            &[block(batch.as_bytes()), tensor(access::IN), any(), tensor(access::IN), tensor(access::OUT)],
+        ),
+        of(operation::FPGA_ARRAY_COPY, &[ints(access::IN), ints(access::OUT)]),
+        of(operation::FPGA_MMULT, &[float(1), float(1), float(2)]),
+        of(operation::FPGA_PARALLEL, &[float(1), float(1), float(2), float(2)]),
+        of(operation::FPGA_VECTOR_ADD, &[float(1), float(1), float(2)]),
+        of(
+            operation::MINMAX,
+            &[block(minmax.as_bytes()), numbers(), given(access::OUT, dtype::F64, &[], &[0; 16]), number(), number()],
+        ),
+        of(
+            operation::IMAGE_RESIZE,
+            &[block(resize.as_bytes()), value(dtype::U8, &[1; 6]), given(access::OUT, dtype::U8, &[], &[0; 6])],
+        ),
+        of(operation::PROFILE, &[block(region.as_bytes()), given(access::OUT, dtype::BYTES, &[], &[0; 192])]),
+        generic(
+            17,
+            &[
+                one(),
+                one(),
+                one(),
+                ratio(),
+                lone(access::IN),
+                one(),
+                lone(access::IN),
+                one(),
+                ratio(),
+                one(),
+                lone(access::IN_OUT),
+            ],
+        ),
+        generic(
+            22,
+            &[
+                numbers(),
+                count(2),
+                count(-1),
+                count(1),
+                given(access::OUT, dtype::F64, &[2], &[0; 16]),
+                number(),
+                number(),
+            ],
+        ),
+        generic(3, &[picture(), given(access::OUT, dtype::UCHAR, &[], &[0; 8]), typed[3].clone()]),
+        generic(4, &[picture(), typed[3].clone()]),
+        generic(2, &[vec![one(), text("call")], typed.to_vec()].concat()),
+        generic(18, &[ints(access::IN), ints(access::OUT)]),
+        generic(20, &[float(1), float(1), float(2), float(2)]),
+    ];
+    seeds.extend(loads.iter().map(|&operation| of(operation, &[params(0)])));
+    let said = || given(access::OUT, dtype::STRING, &[], &[0; 32]);
+    seeds.extend(says.iter().map(|&operation| of(operation, &[classify(), picture(), said()])));
+    seeds
 }
 
 fn words() -> Vec<Vec<u8>> {
@@ -203,6 +363,19 @@ mod tests {
         for seeds in all() {
             seeds.inputs.iter().for_each(|input| (seeds.run)(input));
         }
+    }
+
+    #[test]
+    fn every_operation_has_a_seed_that_is_carried_out() {
+        let mut carried_out: Vec<_> = operations()
+            .iter()
+            .filter(|seed| crate::accel_arguments::is_carried_out(seed))
+            .map(|seed| seed[0])
+            .collect();
+        carried_out.sort_unstable();
+        carried_out.dedup();
+        let all: Vec<_> = kernlet_accel::Operation::ALL.iter().map(|one| numbered(one.abi_number())).collect();
+        assert_eq!(carried_out, all);
     }
 
     fn any_change() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {

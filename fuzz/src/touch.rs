@@ -14,6 +14,7 @@ pub(crate) fn session() -> Arc<Session> {
     for name in ["model", "labels"] {
         session.register(name, Resource::from_bytes(name.as_bytes())).expect("a resource");
     }
+    session.profile().enable(true);
     Arc::new(session)
 }
 

@@ -309,8 +309,35 @@ pub struct ProfileRegion {
     pub name: [u8; REGION_NAME_MAX],
 }
 
+impl ProfileRegion {
+    /// A region without a name in which nothing was done.
+    pub const EMPTY: Self =
+        Self { entries: 0, total_ns: 0, min_ns: 0, max_ns: 0, name_len: 0, name: [0; REGION_NAME_MAX] };
+
+    /// Its name; empty where it is no text.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let name = usize::try_from(self.name_len).ok().and_then(|len| self.name.get(..len));
+        name.and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
 /// Longest name of a region of a profile, in bytes.
 pub const REGION_NAME_MAX: usize = 60;
+
+/// Most regions of a profile: every operation on every plugin, and as many of the caller's.
+pub const REGIONS_MAX: usize = 256;
+
+/// Variables that enable profiling, of the function and of the host; the first that is set counts. The last two are
+/// vAccel's.
+pub const PROFILING_VARIABLES: [&str; 3] =
+    ["KERNLET_PROFILING_ENABLED", "VACCEL_PROFILING_ENABLED", "VACCEL_PROFILING"];
+
+/// Whether the value of one of [`PROFILING_VARIABLES`] says yes.
+#[must_use]
+pub fn says_yes(value: &str) -> bool {
+    ["1", "true", "yes"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
+}
 
 const _: () = {
     assert!(size_of::<BatchParams>() == 16);

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use kernlet_abi::accel::PROFILING_VARIABLES;
 use serde::Deserialize;
 
 use crate::{Hint, Kinds, Quota};
@@ -166,7 +167,7 @@ impl Config {
         if let Some((_, path)) = of(&["VACCEL_LOG_FILE"]) {
             config.log_file = Some(path.into());
         }
-        if let Some(found) = of(&["VACCEL_PROFILING_ENABLED", "VACCEL_PROFILING"]) {
+        if let Some(found) = of(&PROFILING_VARIABLES) {
             config.profiling = truth(found)?;
         }
         if let Some(found) = of(&["VACCEL_VERSION_IGNORE", "VACCEL_IGNORE_VERSION"]) {

@@ -13,8 +13,7 @@ use std::{
 
 use kernlet_abi::accel::{ProfileRegion, REGION_NAME_MAX};
 
-/// Most regions of one session: every operation on every plugin, and as many of the caller's.
-pub const REGIONS_MAX: usize = 256;
+pub use kernlet_abi::accel::REGIONS_MAX;
 
 /// What one kind of work took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +63,7 @@ impl Region {
     /// Name and figures of a region that came from a guest; `None` when its name is no text or empty.
     #[must_use]
     pub fn from_abi(region: &ProfileRegion) -> Option<(String, Self)> {
-        let name = region.name.get(..usize::try_from(region.name_len).ok()?)?;
-        let name = str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
+        let name = Some(region.name()).filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
         let figures = Self {
             entries: region.entries,
             total: Duration::from_nanos(region.total_ns),

@@ -4,8 +4,9 @@
 
 use std::{
     fmt,
-    fs::{self, File},
-    io::Read as _,
+    fs::{self, Metadata, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::{
         Arc, OnceLock, Weak,
@@ -92,7 +93,7 @@ impl Resource {
         for path in paths {
             let path = path.as_ref();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            reader.read(path, name)?;
+            reader.read(path, None, name)?;
         }
         Ok(Self::new(reader.files, kind))
     }
@@ -202,41 +203,52 @@ impl Reader {
         let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
-            names.push((entry.file_name(), entry.file_type().map_err(unreadable)?));
+            names.push((entry.file_name(), entry.metadata().map_err(unreadable)?));
         }
         names.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (name, kind) in names {
+        for (name, found) in names {
             let path = below.join(name);
             // Links are not followed, so that this ends, and ends within the folder.
-            if kind.is_dir() {
+            if found.is_dir() {
                 self.read_dir(root, &path)?;
-            } else if kind.is_file() {
-                self.read(&root.join(&path), path.to_string_lossy().into_owned())?;
+            } else if found.is_file() {
+                self.read(&root.join(&path), Some(&found), path.to_string_lossy().into_owned())?;
             }
         }
         Ok(())
     }
 
-    fn read(&mut self, path: &Path, name: String) -> Result<(), AccelError> {
+    /// Reads a file; the one that was `found` there, where it matters which.
+    fn read(&mut self, path: &Path, found: Option<&Metadata>, name: String) -> Result<(), AccelError> {
         if self.files.len() >= FILES_MAX {
             return Err(AccelError::TooManyFiles { path: path.to_owned(), max: FILES_MAX });
         }
-        let bytes = read_file(path, RESOURCE_MAX - self.size)?;
+        let bytes = read_file(path, found, RESOURCE_MAX - self.size)?;
         self.size += bytes.len() as u64;
         self.files.push(ResourceFile { name, bytes });
         Ok(())
     }
 }
 
-/// The content of a file of at most `max` bytes.
-fn read_file(path: &Path, max: u64) -> Result<Arc<[u8]>, AccelError> {
+/// `O_NONBLOCK` on Linux: opening what has become a named pipe meanwhile does not wait for its other end.
+const NO_WAITING: i32 = 0o4000;
+
+/// The content of a file of at most `max` bytes; of the one that was `found` at its path, where it matters which.
+fn read_file(path: &Path, found: Option<&Metadata>, max: u64) -> Result<Arc<[u8]>, AccelError> {
     let unreadable = |source| AccelError::ReadFile { path: path.to_owned(), source };
-    // The kind is asked before opening, since opening a named pipe waits for its other end.
+    // The kind is asked before opening, since opening a device can have effects, and again of what was opened.
     if !path.metadata().map_err(unreadable)?.is_file() {
         return Err(AccelError::NotAFile { path: path.to_owned() });
     }
-    let mut file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
+    let mut file = OpenOptions::new().read(true).custom_flags(NO_WAITING).open(path).map_err(unreadable)?;
+    let opened = file.metadata().map_err(unreadable)?;
+    if !opened.is_file() {
+        return Err(AccelError::NotAFile { path: path.to_owned() });
+    }
+    if found.is_some_and(|found| (found.dev(), found.ino()) != (opened.dev(), opened.ino())) {
+        return Err(unreadable(io::Error::other("it was replaced while its folder was read")));
+    }
+    let size = opened.len();
     let too_large = || AccelError::FileTooLarge { path: path.to_owned(), size, max };
     if size > max {
         return Err(too_large());

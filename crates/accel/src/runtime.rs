@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    AccelError, Deadline, Done, Hint, Operation, Plugin, PluginError, Quota, Report, Session, operation::Task,
+    AccelError, Cost, Deadline, Done, Hint, Operation, Plugin, PluginError, Quota, Report, Session, operation::Task,
 };
 
 /// The plugins of a process. Cheap to clone; clones share the plugins.
@@ -93,6 +93,11 @@ impl Runtime {
             match run(plugin, task.reborrow(), deadline) {
                 Err(AccelError::Plugin { source: PluginError::Declined { reason }, .. }) => {
                     let Some(next) = candidates.next(&task) else {
+                        if let Some(outcome) = self.one_by_one(&mut task, hint, deadline) {
+                            let from = fallback_from.unwrap_or(plugin.name());
+                            tracing::info!(%operation, plugin = from, reason, "a batch that is declined is run set by set");
+                            return outcome.map(|report| Report { fallback_from: Some(from), ..report });
+                        }
                         let source = PluginError::Declined { reason };
                         return Err(AccelError::Plugin { plugin: plugin.name(), operation: operation.name(), source });
                     };
@@ -109,21 +114,23 @@ impl Runtime {
     /// A task whose operation no plugin has: one that consists of others, or an error.
     fn missing(&self, mut task: Task<'_>, hint: &Hint, deadline: Deadline) -> Result<Report, AccelError> {
         let operation = task.operation();
-        match &mut task {
-            Task::OnnxModelRunBatch(batch) if self.has(Operation::OnnxModelRun) => {
-                let mut total = Report::default();
-                for run in batch.runs() {
-                    let report = self.perform(Task::OnnxModelRun(run), hint, deadline)?;
-                    total = Report {
-                        elapsed: total.elapsed + report.elapsed,
-                        bytes_copied: total.bytes_copied + report.bytes_copied,
-                        ..report
-                    };
-                }
-                Ok(total)
-            }
-            _ => Err(self.no_plugin(operation, hint)),
-        }
+        self.one_by_one(&mut task, hint, deadline).unwrap_or_else(|| Err(self.no_plugin(operation, hint)))
+    }
+
+    /// A batch as so many runs, if it is one and there is a plugin for them.
+    fn one_by_one(&self, task: &mut Task<'_>, hint: &Hint, deadline: Deadline) -> Option<Result<Report, AccelError>> {
+        let Task::OnnxModelRunBatch(batch) = task else { return None };
+        self.has(Operation::OnnxModelRun).then(|| {
+            batch.runs().try_fold(Report::default(), |total, run| {
+                let report = self.perform(Task::OnnxModelRun(run), hint, deadline)?;
+                Ok(Report {
+                    elapsed: total.elapsed + report.elapsed,
+                    bytes_copied: total.bytes_copied + report.bytes_copied,
+                    fallback_from: total.fallback_from.or(report.fallback_from),
+                    ..report
+                })
+            })
+        })
     }
 
     /// That no plugin has an operation: those there are, and those that would have it.
@@ -171,17 +178,22 @@ impl<'a> Candidates<'a> {
         });
         let first = fitting.next()?;
         // A lone plugin is not asked for its cost.
-        let best = fitting.map(|(index, plugin)| (self.hint.rank(&**plugin), plugin.cost(task), index, plugin)).fold(
-            None,
-            |best: Option<(u8, crate::Cost, u32, &Arc<dyn Plugin>)>, next| {
-                let best = best.unwrap_or_else(|| (self.hint.rank(&**first.1), first.1.cost(task), first.0, first.1));
+        let best = fitting
+            .map(|(index, plugin)| (self.hint.rank(&**plugin), cost(&**plugin, task), index, plugin))
+            .fold(None, |best: Option<(u8, Cost, u32, &Arc<dyn Plugin>)>, next| {
+                let best =
+                    best.unwrap_or_else(|| (self.hint.rank(&**first.1), cost(&**first.1, task), first.0, first.1));
                 Some(if (next.0, next.1) < (best.0, best.1) { next } else { best })
-            },
-        );
+            });
         let (index, plugin) = best.map_or(first, |(_, _, index, plugin)| (index, plugin));
         self.tried |= 1 << index;
         Some(&**plugin)
     }
+}
+
+/// What a plugin expects of a task; of one that breaks down over the question, the most there is.
+fn cost(plugin: &dyn Plugin, task: &Task<'_>) -> Cost {
+    catch_unwind(AssertUnwindSafe(|| plugin.cost(task))).unwrap_or(Cost::nanos(u64::MAX))
 }
 
 /// Runs a task on a plugin and measures it.

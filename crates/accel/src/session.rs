@@ -223,7 +223,7 @@ impl Session {
     /// # Errors
     /// [`AccelError`]; then nothing counts as written, though outputs may hold anything.
     pub fn run(&self, operation: u32, args: &mut [Arg<'_>], deadline: Option<Instant>) -> Result<Report, AccelError> {
-        forget_results(args);
+        args.iter_mut().for_each(|arg| arg.written = 0);
         let result = self.decode_and_perform(operation, args, deadline);
         if result.is_err() {
             forget_results(args);

@@ -7,7 +7,7 @@ use kernlet_abi::{
     hypercall::{CallHead, NextRequest, exit_reason, number},
 };
 
-use crate::{Request, Response, heap, hypercall, panic::exit};
+use crate::{Global, Request, Response, heap, hypercall, panic::exit};
 
 unsafe extern "Rust" {
     /// Defined by [`crate::function!`].
@@ -24,6 +24,10 @@ extern "C" fn _start(boot: &'static BootPage) -> ! {
     kernlet_function()
 }
 
+/// What is to be done between a function's answer and the next request. Set by who needs it, so that a function that uses
+/// no profile does not carry one.
+pub(crate) static AFTER_REQUEST: Global<fn()> = Global::new();
+
 /// Answers requests with `handler`, for ever.
 pub fn serve(handler: fn(&Request) -> Response<'_>) -> ! {
     // Not inlined here, so that crash reports and debuggers know the handler by its name.
@@ -34,6 +38,9 @@ pub fn serve(handler: fn(&Request) -> Response<'_>) -> ! {
         // everything borrowed from it is gone.
         let request = unsafe { Request::in_window() };
         let response = handler(&request).encode();
+        if let Some(after) = AFTER_REQUEST.get() {
+            after();
+        }
         next_request(core::ptr::from_ref(&response.head).expose_provenance() as u64);
     }
 }

@@ -22,4 +22,9 @@ impl<T> Global<T> {
     pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
         self.0.get_or_init(make)
     }
+
+    /// The value, if it has been made.
+    pub fn get(&self) -> Option<&T> {
+        self.0.get()
+    }
 }

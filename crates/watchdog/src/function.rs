@@ -2,13 +2,15 @@
 //! Opened by the watchdog's server and, without HTTP, by benchmarks. It never speaks HTTP itself.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    env, fs,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use kernlet_accel::{Resource, Runtime, Session};
+use kernlet_abi::accel::{PROFILING_VARIABLES, says_yes};
+use kernlet_accel::{Region, Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
 use kernlet_jail::{Role, confine};
@@ -84,13 +86,21 @@ impl Parts {
     /// The unikernel or a resource cannot be used.
     pub fn read(spec: &FunctionSpec) -> Result<Self, WatchdogError> {
         let config = &spec.config;
+        let accel = register_resources(spec)?;
+        let mut environment = spec.environment.clone();
+        let (variable, profiling) = profiling(&environment, |name| env::var(name).ok());
+        accel.profile().enable(profiling);
+        if profiling {
+            // The guest has to know as well, be it only the watchdog's own environment that says so.
+            environment.entry(variable.to_owned()).or_insert_with(|| "1".to_owned());
+        }
         let machine = MachineConfig {
             memory: config.memory.bytes(),
             request_limit: config.request_limit.bytes(),
             response_limit: config.response_limit.bytes(),
-            environment: spec.environment.clone().into_iter().collect(),
+            environment: environment.into_iter().collect(),
         };
-        Ok(Self { unikernel: read_unikernel(spec)?, machine, accel: Arc::new(register_resources(spec)?) })
+        Ok(Self { unikernel: read_unikernel(spec)?, machine, accel: Arc::new(accel) })
     }
 }
 
@@ -223,6 +233,14 @@ impl Shared {
         }
     }
 
+    /// Says what each region of the function's profile took, if it has one, as vAccel says it.
+    pub(crate) fn log_profile(&self) {
+        for (name, Region { entries, total, .. }) in self.services.accel.profile().regions() {
+            let text = format!("[prof] {name}: total_time: {} nsec nr_entries: {entries}", total.as_nanos());
+            self.log.watchdog("", Level::Info, &text);
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
         self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -309,6 +327,15 @@ fn read_unikernel(spec: &FunctionSpec) -> Result<Unikernel, WatchdogError> {
         Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
     };
     Unikernel::parse(&elf).map_err(|source| WatchdogError::Kernel { function, source })
+}
+
+/// Whether the function's operations are recorded, and which variable says so: the function's environment, else the
+/// watchdog's own.
+fn profiling(environment: &BTreeMap<String, String>, own: impl Fn(&str) -> Option<String>) -> (&'static str, bool) {
+    let set = |name: &&'static str| Some((*name, says_yes(&environment.get(*name).cloned()?)));
+    let own = |name: &&'static str| Some((*name, says_yes(&own(name)?)));
+    let found = PROFILING_VARIABLES.iter().find_map(set).or_else(|| PROFILING_VARIABLES.iter().find_map(own));
+    found.unwrap_or((PROFILING_VARIABLES[0], false))
 }
 
 fn register_resources(spec: &FunctionSpec) -> Result<Session, WatchdogError> {

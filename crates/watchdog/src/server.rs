@@ -83,6 +83,7 @@ impl Server {
             let text = format!("shut down with requests still under way after {patience:?}");
             exchange.log.watchdog("", Level::Warn, &text);
         }
+        shared.log_profile();
     }
 
     async fn accept_all(&self) {

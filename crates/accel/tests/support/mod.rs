@@ -1,5 +1,13 @@
 //! Plugins for the tests of the runtime: they do what a test says, or break.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "each test file uses its part; sizes are small"
+)]
+
+pub(crate) mod given;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Builds the test's unikernels and makes machines of them. Used by every test of this crate.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests; each uses a part")]
 
+pub(crate) mod everything;
 pub(crate) mod nature;
 
 use std::{

@@ -2,6 +2,7 @@
 
 use crate::support::{Answer, Deployment, Watchdog, kvm, usage};
 use kernlet_watchdog::Listen;
+use rustix::process::Signal;
 use std::process::Stdio;
 
 /// A sample of `/_/metrics`.
@@ -103,4 +104,37 @@ fn metrics_have_of_watchdogs_names_and_the_sums_of_what_was_used() {
     }
     let cpu = sample(&watchdog, "kernlet_guest_cpu_seconds_total");
     assert!(cpu * 1e9 >= usage(&told, "cpu") as f64, "{cpu}");
+}
+
+#[test]
+fn a_profile_of_guest_and_host_is_in_the_log_when_the_watchdog_ends() {
+    if !kvm() {
+        return;
+    }
+    let mut watchdog = Deployment::operations().env("VACCEL_PROFILING_ENABLED", "1").serve();
+    for path in ["/noop", "/profile-without-report", "/profile"] {
+        assert_eq!(watchdog.get(path).status, 200);
+    }
+    watchdog.signal(Signal::TERM);
+    for (region, entries) in [("inner", 2), ("noop (noop)", 3), ("unreported", 1)] {
+        let line = watchdog
+            .log_line(|line| line["text"].as_str().unwrap().starts_with(&format!("[prof] {region}: total_time: ")));
+        let text = line["text"].as_str().unwrap();
+        assert!(text.ends_with(&format!(" nsec nr_entries: {entries}")), "{text}");
+    }
+    assert!(watchdog.wait().success());
+}
+
+#[test]
+fn nothing_is_profiled_unless_it_is_enabled() {
+    if !kvm() {
+        return;
+    }
+    let mut watchdog = Deployment::operations().env("KERNLET_PROFILING_ENABLED", "0").serve();
+    let answer = watchdog.get("/profile");
+    assert_eq!((answer.status, answer.text()), (200, ""));
+    watchdog.signal(Signal::TERM);
+    assert!(watchdog.wait().success());
+    let lines = watchdog.rest_of_log();
+    assert!(!lines.iter().any(|line| line["text"].as_str().unwrap().contains("[prof]")), "{lines:?}");
 }

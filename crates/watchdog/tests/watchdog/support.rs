@@ -78,6 +78,12 @@ impl Deployment {
         Self::new("tour", kernel("tour", &BUILT))
     }
 
+    /// `functions/operations`: asks for the accelerator operation that its path names.
+    pub(crate) fn operations() -> Self {
+        static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+        Self::new("operations", kernel("operations", &BUILT))
+    }
+
     /// A function with this as its unikernel.
     pub(crate) fn new(name: &str, kernel: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
