@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     start: Instant,
-    /// When its thread looks up next, in nanoseconds after `start`.
+    /// When its thread looks up next, in nanoseconds after `start`; the end of time, where a request is to wake it.
     next: AtomicU64,
     /// Calls that have begun.
     begun: AtomicU64,
@@ -126,7 +126,10 @@ impl Keeper {
             };
             match overdue.into_iter().chain(pool.retire(now)).chain(quiet).min() {
                 Some(due) => {
-                    self.next.store(self.since_start(due), SeqCst);
+                    // While it is quiet, the next request has to wake it, however long that may take.
+                    if quiet.is_some() {
+                        self.next.store(self.since_start(due), SeqCst);
+                    }
                     thread::park_timeout(due.saturating_duration_since(Instant::now()));
                 }
                 None => thread::park(),
