@@ -37,6 +37,8 @@ type Part = (&'static str, fn(&Census) -> f64);
 const WARM_UP: u64 = 50_000;
 /// Counts after the first one, with as many invocations between each two.
 const COUNTS: u64 = 20;
+/// Largest bodies, back and forth, of each client before each count.
+const LARGEST: usize = 20;
 /// Looks, half a second apart, at which nothing has become less any more.
 const SETTLED: u32 = 5;
 /// How often is looked at most.
@@ -125,16 +127,19 @@ fn number(value: u64) -> f64 {
     value as f64
 }
 
-/// What the platform holds once it is quiet, with as many machines as there are clients, each of which has seen the
-/// largest body: however many the load happened to use last.
+/// What the platform holds once it is quiet, with as many machines as there are clients and with buffers, on every
+/// connection inside, that have seen the largest body both ways: however the load happened to use them last.
 fn settled(platform: &Platform) -> anyhow::Result<Census> {
     let start = Barrier::new(CLIENTS as usize);
     thread::scope(|scope| {
         let client = || -> anyhow::Result<()> {
             let client = Client::connect(platform.address());
             start.wait();
-            let body = Bytes::from(vec![0; BODY_MAX]);
-            client?.send(Method::POST, "/function/faults/spin/300", &[], body)?.ok().map(drop)
+            let (mut client, body) = (client?, Bytes::from(vec![0; BODY_MAX]));
+            for _ in 0..LARGEST {
+                client.send(Method::POST, "/function/faults/digest", &[], body.clone())?.ok()?;
+            }
+            client.send(Method::POST, "/function/faults/spin/300", &[], body)?.ok().map(drop)
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         clients.into_iter().try_for_each(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)

@@ -8,11 +8,7 @@ mod allocations;
 mod common;
 
 use std::{
-    arch::x86_64::__cpuid,
-    env,
-    mem::ManuallyDrop,
-    os::unix::process::ExitStatusExt as _,
-    process::Command,
+    arch::x86_64::__cpuid, env, mem::ManuallyDrop, os::unix::process::ExitStatusExt as _, process::Command,
     time::Instant,
 };
 
