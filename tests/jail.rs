@@ -12,16 +12,21 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::ptr;
 
-use common::{Platform, eventually, home, kvm_is_usable, stdout, succeeded};
+use common::{Platform, eventually, home, kernlet, kvm_is_usable, stdout, succeeded};
 use rustix::process::Pid;
 
 /// Whether the jail can hold whole here. Says so when not.
 fn jail_is_whole() -> bool {
-    if kvm_is_usable() && rustix::process::geteuid().is_root() {
-        return true;
+    kvm_is_usable() && runs_as_root()
+}
+
+/// Whether a jail without KVM can.
+fn runs_as_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: it needs root, who alone can give a watchdog a user of its own");
     }
-    eprintln!("skipped: it needs root, who alone can give a watchdog a user of its own");
-    false
+    root
 }
 
 /// A thread of a watchdog that does what the test wants.
@@ -179,6 +184,8 @@ fn threads(process: Pid) -> Vec<(i32, String)> {
     named.filter(|(_, name)| !name.starts_with("kvm-")).collect()
 }
 
+const FORK: &str = "fork by clone";
+
 /// What an attacker wants, and the system calls for it.
 fn attacks(other: Pid, port: u16) -> Vec<(&'static str, libc::c_long, Vec<Arg>)> {
     let (other, at) = (other.as_raw_nonzero().get().unsigned_abs().into(), libc::AT_FDCWD as u64);
@@ -200,7 +207,22 @@ fn attacks(other: Pid, port: u16) -> Vec<(&'static str, libc::c_long, Vec<Arg>)>
             vec![Number(0), Text(""), Number(0), Number(0), Number(libc::AT_EMPTY_PATH as u64)],
         ),
         ("fork", libc::SYS_fork, vec![]),
-        ("fork by clone", libc::SYS_clone, vec![Number(libc::SIGCHLD as u64)]),
+        (FORK, libc::SYS_clone, vec![Number(libc::SIGCHLD as u64)]),
+        (
+            "fork into namespaces of its own",
+            libc::SYS_clone,
+            vec![Number((libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD) as u64)],
+        ),
+        (
+            "trace another watchdog, the old way",
+            libc::SYS_ptrace,
+            vec![Number(libc::PTRACE_ATTACH.into()), Number(other)],
+        ),
+        (
+            "map code over the program",
+            libc::SYS_mmap,
+            vec![Number(1 << 46), Number(4096), Number(5), Number(0x4011), Number(0), Number(0)],
+        ),
         ("trace another watchdog", libc::SYS_ptrace, vec![Number(libc::PTRACE_SEIZE.into()), Number(other)]),
         ("kill another watchdog", libc::SYS_kill, vec![Number(other), Number(9)]),
         ("kill everything", libc::SYS_kill, vec![Number(u64::MAX), Number(9)]),
@@ -232,11 +254,32 @@ fn attacks(other: Pid, port: u16) -> Vec<(&'static str, libc::c_long, Vec<Arg>)>
 
 #[test]
 fn no_thread_of_a_watchdog_that_was_taken_over_gets_anything() {
-    if !jail_is_whole() {
+    if jail_is_whole() {
+        let home = home();
+        let roles = ["kernlet", "connection", "shells", "keeper", "deadlines", "log"];
+        take_over_every_thread(&Platform::start(home.path()), &roles, &[]);
+    }
+}
+
+#[test]
+fn no_thread_of_a_watchdog_whose_machines_are_processes_gets_anything_either() {
+    if !runs_as_root() {
         return;
     }
     let home = home();
-    let platform = Platform::start(home.path());
+    let mut program = kernlet();
+    program.env("KERNLET_BACKEND", "process").env("KERNLET_JAIL", "required");
+    let platform = Platform::start_with(program, home.path());
+    let roles = ["kernlet", "connection", "processes", "guest", "keeper", "deadlines", "log"];
+    // The first thread makes the others, so it may do what they may.
+    take_over_every_thread(&platform, &roles, &["kernlet", "processes", "guest"]);
+    let logged = stdout(&succeeded(platform.run(["logs", "echo"])));
+    assert!(logged.contains("backend process") && logged.contains("jailed by: "), "{logged}");
+    assert!(logged.contains("seccomp (7 roles)") && !logged.contains("jailed, but"), "{logged}");
+}
+
+/// Tries every attack on every thread of a watchdog, which has to have threads of these names. `makers` may make processes.
+fn take_over_every_thread(platform: &Platform, roles: &[&str], makers: &[&str]) {
     platform.deploy("echo");
     let first: BTreeSet<i32> = platform.watchdogs().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
     platform.deploy("tour");
@@ -250,18 +293,28 @@ fn no_thread_of_a_watchdog_that_was_taken_over_gets_anything() {
         let passing = threads.iter().any(|(_, name)| name == "preload" || name == "template");
         (!passing).then_some(threads)
     });
-    for role in ["kernlet", "connection", "shells", "keeper", "deadlines", "log"] {
-        assert!(names.iter().any(|(_, name)| name == role), "{names:?}");
+    for role in roles {
+        assert!(names.iter().any(|(_, name)| name == role), "{role}: {names:?}");
     }
     for (thread, name) in names {
+        let makes_processes = makers.contains(&name.as_str());
         let taken = TakenOver::new(ours, thread);
         assert!(matches!(taken.call(libc::SYS_getpid, &[]), Outcome::Returned(1)), "the first process that it can see");
         for (what, number, args) in attacks(other, platform.address().port()) {
+            if makes_processes && what == FORK {
+                // It may, and its child is no more than it is itself; but this one would run away from the debugger.
+                continue;
+            }
             match taken.call(number, &args) {
                 Outcome::Refused => {}
-                // There are no files for it, whatever it asks for.
+                // There are no files for it, whatever it asks for, and no processes but its own.
                 Outcome::Returned(error) => {
-                    assert_eq!((number, error), (libc::SYS_openat, -i64::from(libc::ENOSYS)), "{name}: {what}");
+                    let answered = match number {
+                        libc::SYS_kill if makes_processes => libc::ESRCH,
+                        libc::SYS_openat => libc::ENOSYS,
+                        _ => panic!("{name}: {what}: {error}"),
+                    };
+                    assert_eq!(error, -i64::from(answered), "{name}: {what}");
                 }
             }
         }

@@ -1,5 +1,9 @@
 //! A million invocations through the gateway, each answer checked against a digest of its own request: none may be
-//! wrong, and at the end the platform may hold no more than after a warm-up.
+//! wrong, and the platform may not come to hold more from one to the next.
+//!
+//! What it holds is counted twenty times on the way, each time once it is quiet, and a line is fitted through the counts:
+//! its rise over all of the way is the growth. Two counts alone, one early and one late, differ by what the last requests
+//! happened to leave behind in each.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use http::Method;
 use serde_json::json;
@@ -20,6 +24,7 @@ use crate::{
     census::Census,
     http::{Answer, Client},
     platform::Platform,
+    stats::Summary,
     table::{Row, Target},
     workshop::Workshop,
 };
@@ -30,6 +35,14 @@ type Part = (&'static str, fn(&Census) -> f64);
 
 /// Invocations before the first count, at most a tenth of all.
 const WARM_UP: u64 = 50_000;
+/// Counts after the first one, with as many invocations between each two.
+const COUNTS: u64 = 20;
+/// Largest bodies, back and forth, of each client before each count.
+const LARGEST: usize = 20;
+/// Looks, half a second apart, at which nothing has become less any more.
+const SETTLED: u32 = 5;
+/// How often is looked at most.
+const LOOKS_MAX: u32 = 60;
 /// The largest body, which is also the function's limit.
 const BODY_MAX: usize = 1 << 20;
 
@@ -40,30 +53,40 @@ pub(super) fn run(workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<R
     platform.wait_ready("faults")?;
     let warm_up = WARM_UP.min(invocations / 10);
     let mut wrong = load(platform.address(), warm_up)?;
-    let before = settled(&platform)?;
-    let begun = Instant::now();
-    wrong += load(platform.address(), invocations - warm_up)?;
-    let took = begun.elapsed();
-    let after = settled(&platform)?;
+    let mut counts = vec![settled(&platform)?];
+    let mut took = Duration::ZERO;
+    for count in 0..COUNTS {
+        let done = |count| (invocations - warm_up) * count / COUNTS;
+        let begun = Instant::now();
+        wrong += load(platform.address(), done(count + 1) - done(count))?;
+        took += begun.elapsed();
+        let now = settled(&platform)?;
+        let (at, kib) = (warm_up + done(count + 1), now.pss_kib + now.page_tables_kib);
+        eprintln!("soak: {at} of {invocations} invocations, {wrong} wrong, {kib} KiB");
+        counts.push(now);
+    }
 
-    let growth = |of: fn(&Census) -> f64| (of(&after) / of(&before) - 1.0) * 100.0;
     let parts: [Part; 4] = [
         ("memory_percent", |census| census.pss_kib + census.page_tables_kib),
         ("descriptors_percent", |census| census.descriptors),
         ("threads_percent", |census| census.threads),
         ("vms_percent", |census| census.vms),
     ];
-    let most = parts.iter().map(|(_, of)| growth(*of)).fold(f64::NEG_INFINITY, f64::max);
+    let growth = parts.map(|(name, of)| (name, trend(&counts.iter().map(of).collect::<Vec<_>>())));
+    let most = growth.iter().map(|(_, Trend { percent, .. })| *percent).fold(f64::NEG_INFINITY, f64::max);
     let mut grown = Row::new("soak.growth_percent", most, "%", Target::AtMost(1.0));
-    for (name, of) in parts {
-        grown = grown.number(name, growth(of));
+    for (name, Trend { percent, .. }) in growth {
+        grown = grown.number(name, percent);
     }
+    let [(_, memory), (_, descriptors), (_, threads), (_, vms)] = growth;
     let grown = grown
-        .number("memory_kib_after_warm_up", before.pss_kib + before.page_tables_kib)
-        .number("memory_kib_at_the_end", after.pss_kib + after.page_tables_kib)
-        .number("descriptors", after.descriptors)
-        .number("threads", after.threads)
-        .number("vms", after.vms);
+        .number("counts", number(COUNTS + 1))
+        .number("memory_kib", memory.middle)
+        .number("memory_kib_least", memory.least)
+        .number("memory_kib_most", memory.most)
+        .number("descriptors", descriptors.middle)
+        .number("threads", threads.middle)
+        .number("vms", vms.middle);
     let wrong = Row::new("soak.wrong", number(wrong), "", Target::AtMost(0.0))
         .number("invocations", number(invocations))
         .number("seconds", took.as_secs_f64())
@@ -71,35 +94,72 @@ pub(super) fn run(workshop: &Workshop, invocations: u64) -> anyhow::Result<Vec<R
     Ok(vec![wrong, grown])
 }
 
+/// What became of a number that was counted again and again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Trend {
+    /// The fitted line's rise from the first count to the last, in percent of where it begins.
+    percent: f64,
+    middle: f64,
+    least: f64,
+    most: f64,
+}
+
+/// By the line of Theil and Sen: its slope is the median of the slopes between each two counts, which a third of
+/// outliers does not move.
+fn trend(counts: &[f64]) -> Trend {
+    let numbered: Vec<(f64, f64)> = (0_u32..).map(f64::from).zip(counts.iter().copied()).collect();
+    let slopes = numbered.iter().enumerate().flat_map(|(index, (before, low))| {
+        numbered.iter().skip(index + 1).map(move |(after, high)| (high - low) / (after - before))
+    });
+    let slope = Summary::of(slopes).median;
+    let first = Summary::of(numbered.iter().map(|(at, count)| count - slope * at)).median;
+    let last = numbered.last().map_or(0.0, |(at, _)| *at);
+    Trend {
+        percent: slope * last / first * 100.0,
+        middle: Summary::of(counts.iter().copied()).median,
+        least: counts.iter().copied().fold(f64::INFINITY, f64::min),
+        most: counts.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "no soak makes 2^52 invocations")]
 fn number(value: u64) -> f64 {
     value as f64
 }
 
-/// What the platform holds once it is quiet, with as many machines as there are clients, each of which has seen the
-/// largest body: however many the load happened to use last.
+/// What the platform holds once it is quiet, with as many machines as there are clients and with buffers, on every
+/// connection inside, that have seen the largest body both ways: however the load happened to use them last.
 fn settled(platform: &Platform) -> anyhow::Result<Census> {
     let start = Barrier::new(CLIENTS as usize);
     thread::scope(|scope| {
         let client = || -> anyhow::Result<()> {
             let client = Client::connect(platform.address());
             start.wait();
-            let body = Bytes::from(vec![0; BODY_MAX]);
-            client?.send(Method::POST, "/function/faults/spin/300", &[], body)?.ok().map(drop)
+            let (mut client, body) = (client?, Bytes::from(vec![0; BODY_MAX]));
+            for _ in 0..LARGEST {
+                client.send(Method::POST, "/function/faults/digest", &[], body.clone())?.ok()?;
+            }
+            client.send(Method::POST, "/function/faults/spin/300", &[], body)?.ok().map(drop)
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         clients.into_iter().try_for_each(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
     })?;
-    let mut last = Census::of_family(platform.pid())?;
-    loop {
-        // Connections end by and by.
+    // Connections end by and by; then memory is given back.
+    let mut least = Census::of_family(platform.pid())?;
+    let mut same = 0;
+    for _ in 0..LOOKS_MAX {
         thread::sleep(Duration::from_millis(500));
         let now = Census::of_family(platform.pid())?;
-        if (now.descriptors, now.threads) == (last.descriptors, last.threads) {
+        let is_less = now.descriptors < least.descriptors
+            || now.threads < least.threads
+            || now.vms < least.vms
+            || now.pss_kib + now.page_tables_kib < (least.pss_kib + least.page_tables_kib) * 0.999;
+        (least, same) = if is_less { (now, 0) } else { (least, same + 1) };
+        if same >= SETTLED {
             return Ok(now);
         }
-        last = now;
     }
+    bail!("the platform does not become quiet")
 }
 
 /// So many invocations from clients at the same time; how many were answered wrongly or not at all.
@@ -116,9 +176,6 @@ fn load(address: SocketAddr, invocations: u64) -> anyhow::Result<u64> {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= invocations {
                             return Ok(());
-                        }
-                        if number > 0 && number.is_multiple_of(100_000) {
-                            eprintln!("soak: {number} of {invocations}");
                         }
                         if let Err(error) = invoke(&mut connection, &mut noise) {
                             eprintln!("soak: invocation {number}: {error:#}");
@@ -185,5 +242,31 @@ impl Noise {
     fn below(&mut self, limit: u32) -> usize {
         let random = u32::try_from(self.next() >> 32).unwrap_or_default() % limit;
         usize::try_from(random).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the trend of counts is so many percent.
+    fn is(counts: impl IntoIterator<Item = f64>, percent: f64) -> bool {
+        (trend(&counts.into_iter().collect::<Vec<_>>()).percent - percent).abs() < 1e-9
+    }
+
+    #[test]
+    fn what_grows_steadily_grows_by_all_of_it_and_what_stays_by_nothing() {
+        let steps = || (0..=20).map(f64::from);
+        assert!(is(steps().map(|_| 48_000.0), 0.0));
+        assert!(is(steps().map(|step| 1000.0 + step), 2.0));
+        assert!(is(steps().map(|step| 1000.0 - step), -2.0));
+    }
+
+    #[test]
+    fn outliers_do_not_hide_growth_nor_make_it() {
+        let steps = || (0_i32..=20).map(|step| (step, f64::from(step)));
+        let off = |step: i32| if step % 5 == 0 { 300.0 } else { 0.0 };
+        assert!(is(steps().map(|(step, at)| 1000.0 + at + off(step)), 2.0));
+        assert!(is(steps().map(|(step, _)| 1000.0 + off(step)), 0.0));
     }
 }

@@ -80,6 +80,8 @@ struct Book {
     taken: usize,
     /// Functions that hold a seat.
     active: usize,
+    /// Seats taken so far.
+    entered: u64,
 }
 
 impl Admission {
@@ -92,6 +94,12 @@ impl Admission {
     /// A function's account.
     pub(crate) fn share(self: &Arc<Admission>) -> Arc<Share> {
         Arc::new(Share { admission: Arc::clone(self), held: AtomicUsize::new(0) })
+    }
+
+    /// How many seats were taken so far, and whether any is now.
+    pub(crate) fn so_far(&self) -> (u64, bool) {
+        let book = self.book();
+        (book.entered, book.taken > 0)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -130,6 +138,7 @@ impl Share {
             return Err(Refused { total, functions: active, held });
         }
         book.taken += 1;
+        book.entered += 1;
         book.active = active;
         self.held.store(held + 1, Ordering::Relaxed);
         Ok(Seat(Arc::clone(self)))
@@ -180,6 +189,18 @@ mod tests {
         let light = admission.share();
         let _served = light.enter().unwrap();
         assert!(heavy.enter().is_err());
+    }
+
+    #[test]
+    fn seats_are_counted_as_they_are_taken() {
+        let admission = admission(8);
+        assert_eq!(admission.so_far(), (0, false));
+        let share = admission.share();
+        let seat = share.enter().unwrap();
+        assert_eq!(admission.so_far(), (1, true));
+        drop(seat);
+        drop(share.enter().unwrap());
+        assert_eq!(admission.so_far(), (2, false));
     }
 
     #[test]

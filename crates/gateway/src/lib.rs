@@ -46,6 +46,7 @@ use confine::Confinement;
 use event_loop::EventLoops;
 use functions::{Functions, FunctionsError};
 use kernlet_jail::Mode;
+use kernlet_jail::memory::{self, Look, QUIET, Quiet};
 use lock::{HomeLock, LockError};
 use logs::Logs;
 use replica::Launcher;
@@ -58,12 +59,14 @@ use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use templates::Templates;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// What a gateway needs to know.
 #[derive(Debug, Clone)]
@@ -180,6 +183,7 @@ impl Gateway {
         let credentials = Credentials::load_or_create(&home)?;
         let opened = home.clone();
         let admission = Admission::new(config.max_inflight);
+        let admitting = Arc::clone(&admission);
         let functions = tokio::task::spawn_blocking(move || {
             let confinement = Confinement::open(config.jail, &opened)
                 .map_err(|error| GatewayError::Start(format!("the jail is required: {}", answer::chain(&error))))?;
@@ -207,7 +211,8 @@ impl Gateway {
             server::serve_connections(arrivals, Arc::clone(&serving), serving.stopping.clone())
         });
         let loops = Arc::new(loops.map_err(|error| GatewayError::Start(error.to_string()))?);
-        server.spawn(server::serve(listener, Arc::clone(&loops), stopping));
+        server.spawn(server::serve(listener, Arc::clone(&loops), stopping.clone()));
+        server.spawn(give_memory_back(admitting, stopping));
         tracing::info!(%address, home = %home.display(), "The gateway serves");
         Ok(Gateway { address, context, stop, server, loops, _lock: lock })
     }
@@ -226,6 +231,26 @@ impl Gateway {
         // Nobody else has one: the server has ended.
         if let Some(loops) = Arc::into_inner(self.loops) {
             loops.end().await;
+        }
+    }
+}
+
+/// Gives the system back what the allocator keeps of bodies and connections, whenever there is nothing else to do.
+async fn give_memory_back(admission: Arc<Admission>, mut stop: watch::Receiver<bool>) {
+    let mut quiet = Quiet::default();
+    loop {
+        let (begun, is_busy) = admission.so_far();
+        let look = quiet.look(begun, is_busy, Instant::now());
+        if look == Look::GiveBack {
+            memory::give_back();
+        }
+        let pause = match look {
+            Look::At(at) => at.saturating_duration_since(Instant::now()),
+            Look::GiveBack | Look::Never => QUIET,
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }

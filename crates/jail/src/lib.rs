@@ -11,6 +11,7 @@
 //! | `files` | landlock |
 //! | `calls` | seccomp by thread role, and no memory that becomes executable |
 //! | [`cgroup`] | memory, processes and processors of a whole watchdog; made by the gateway |
+//! | [`memory`] | gives back what a process is done with |
 //! | `report` | what holds and what does not |
 //! | `probe` | the same, tried in a throw-away process |
 
@@ -18,6 +19,7 @@ mod calls;
 pub mod cgroup;
 mod files;
 mod limits;
+pub mod memory;
 mod namespaces;
 mod probe;
 mod report;
@@ -27,7 +29,7 @@ use std::{fmt, io, str::FromStr};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-pub use calls::{FilterError, Role, confine, filters};
+pub use calls::{FilterError, Machines, Role, confine, filters};
 pub use limits::Limits;
 pub use namespaces::in_new_pid_namespace;
 pub use probe::{ProbeError, probe};
@@ -103,7 +105,7 @@ pub struct Jail {
     layers: Vec<Layer>,
     limits: Limits,
     ends_with_parent: bool,
-    without: Vec<(Layer, &'static str)>,
+    machines: Machines,
 }
 
 impl Jail {
@@ -115,7 +117,7 @@ impl Jail {
             layers: Layer::ALL.to_vec(),
             limits: Limits::default(),
             ends_with_parent: false,
-            without: Vec::new(),
+            machines: Machines::default(),
         }
     }
 
@@ -125,12 +127,10 @@ impl Jail {
         Self { layers: layers.to_vec(), ..self }
     }
 
-    /// The same jail without a layer that does not go with what the process does; that it is lost is said with this reason.
+    /// The same jail for a process whose machines are of this kind; of KVM's, unless it is told.
     #[must_use]
-    pub fn without(mut self, layer: Layer, why: &'static str) -> Self {
-        self.layers.retain(|other| *other != layer);
-        self.without.push((layer, why));
-        self
+    pub fn machines(self, machines: Machines) -> Self {
+        Self { machines, ..self }
     }
 
     /// The same jail with other limits.
@@ -157,7 +157,7 @@ impl Jail {
         }
         let mut report = Report::default();
         let wants = |layer: Layer| self.layers.contains(&layer);
-        let filters = if wants(Layer::SystemCalls) { Some(filters()?) } else { None };
+        let filters = if wants(Layer::SystemCalls) { Some(filters(self.machines)?) } else { None };
         let threads = user::threads();
 
         // Each step may need what a later one takes.
@@ -212,9 +212,6 @@ impl Jail {
         }
         if let Some(filters) = filters {
             report.add(Layer::SystemCalls, calls::enter(filters)?);
-        }
-        for (layer, why) in self.without {
-            report.add(layer, Err(why.to_owned()));
         }
         report.add_threads(threads);
         if self.mode == Mode::Required && !report.is_complete() {

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::{Jail, Mode, Report, in_new_pid_namespace};
+use crate::{Jail, Machines, Mode, Report, in_new_pid_namespace};
 
 /// Why the jail could not be tried.
 #[derive(Debug, thiserror::Error)]
@@ -21,17 +21,17 @@ pub enum ProbeError {
     Silent(#[source] serde_json::Error),
 }
 
-/// Enters the jail that a watchdog would enter, in a child of this process, and says which layers hold.
+/// Enters the jail that a watchdog of such machines would enter, in a child of this process, and says which layers hold.
 ///
 /// # Errors
 /// There is no child, or it did not get so far as to say anything.
-pub fn probe() -> Result<Report, ProbeError> {
+pub fn probe(machines: Machines) -> Result<Report, ProbeError> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| ProbeError::Process(error.into()))?;
     let (forked, _) = in_new_pid_namespace(|| {
         // SAFETY: the child takes no lock that another thread of this process may have held, save the allocator's,
         // which the C library keeps usable after a fork, and never returns from `try_out`.
         match unsafe { libc::fork() } {
-            0 => try_out(File::from(write)),
+            0 => try_out(machines, File::from(write)),
             child => {
                 drop(write);
                 child
@@ -50,8 +50,8 @@ pub fn probe() -> Result<Report, ProbeError> {
 }
 
 /// The child: enters the jail, says how that went, and ends.
-fn try_out(mut to: File) -> ! {
-    let said = match Jail::plan(Mode::BestEffort).enter() {
+fn try_out(machines: Machines, mut to: File) -> ! {
+    let said = match Jail::plan(Mode::BestEffort).machines(machines).enter() {
         Ok(report) => serde_json::to_vec(&report).unwrap_or_default(),
         // Nothing that can be read as a report.
         Err(error) => error.to_string().into_bytes(),

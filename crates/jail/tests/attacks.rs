@@ -21,7 +21,7 @@ use std::{
     ptr,
 };
 
-use kernlet_jail::{Jail, Layer, Limits, Mode, Report, in_new_pid_namespace};
+use kernlet_jail::{Jail, Layer, Limits, Machines, Mode, Report, Role, confine, in_new_pid_namespace};
 use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Signal, set_parent_process_death_signal},
@@ -265,6 +265,38 @@ const TYPE: Attempt = ("type into the operator's terminal", |_| {
     call(libc::SYS_ioctl, [0, libc::TIOCSTI as usize, letter.as_ptr() as usize, 0, 0, 0]).map(drop)
 });
 
+/// What a thread that makes processes could try beside the rest.
+const FORK_AND_EXECUTE: Attempt = ("let a child execute a program", |target| {
+    let child = call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0])?;
+    if child == 0 {
+        let _ = EXEC.1(target);
+        // SAFETY: the child of the child has nothing more to do.
+        unsafe { libc::_exit(1) };
+    }
+    let mut status = 0;
+    call(libc::SYS_wait4, [child, &raw mut status as usize, 0, 0, 0, 0])?;
+    if libc::WEXITSTATUS(status) == REFUSED { Err(io::Error::from_raw_os_error(libc::ENOSYS)) } else { Ok(()) }
+});
+const FORK_OUT: Attempt = ("have a child in namespaces of its own", |_| {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
+    match call(libc::SYS_clone, [flags as usize, 0, 0, 0, 0, 0])? {
+        // SAFETY: as above.
+        0 => unsafe { libc::_exit(0) },
+        _ => Ok(()),
+    }
+});
+const KILL_ALL: Attempt = ("kill all processes", |_| call(libc::SYS_kill, [usize::MAX, 9, 0, 0, 0, 0]).map(drop));
+const ATTACH: Attempt = ("trace another watchdog, the old way", |target| {
+    call(libc::SYS_ptrace, [libc::PTRACE_ATTACH as usize, target.victim.pid as usize, 0, 0, 0, 0]).map(drop)
+});
+const MAP_OVER_PROGRAM: Attempt = ("map code where programs are", |_| {
+    let file = call(libc::SYS_memfd_create, [text("code").as_ptr() as usize, 0, 0, 0, 0, 0])?;
+    let (access, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE);
+    call(libc::SYS_mmap, [1 << 33, 4096, access as usize, flags as usize, file, 0]).map(drop)
+});
+
+const OF_TRACERS: &[Attempt] = &[FORK_AND_EXECUTE, FORK_OUT, KILL_ALL, ATTACH, MAP_OVER_PROGRAM];
+
 const ALL: &[Attempt] = &[
     READ_PUBLIC,
     READ_PRIVATE,
@@ -301,6 +333,17 @@ const ALL: &[Attempt] = &[
     TYPE,
 ];
 
+/// Opening by name is answered by the filter, since libraries try it and have another way.
+const ANSWERED: &[&str] = &[
+    "read another function's image",
+    "read the password",
+    "write a file",
+    "make a file",
+    "list the root folder",
+    "open /dev/kvm again",
+    "open another watchdog's memory",
+];
+
 /// What became of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -313,9 +356,22 @@ enum Outcome {
 }
 
 /// Lets a child enter the jail with these layers and try.
-fn attempt(target: &Target, layers: &[Layer], (name, run): Attempt) -> Outcome {
+fn attempt(target: &Target, layers: &[Layer], tried: Attempt) -> Outcome {
+    attempt_as(target, layers, (Machines::Kvm, None), tried)
+}
+
+/// Lets a thread of this role, or a watchdog's first one, in the jail for these machines, with these layers, try.
+fn attempt_as(
+    target: &Target,
+    layers: &[Layer],
+    (machines, role): (Machines, Option<Role>),
+    (name, run): Attempt,
+) -> Outcome {
     let child = Child::fork(layers.contains(&Layer::Processes), || {
-        let report = Jail::plan(Mode::Required).only(layers).enter();
+        let report = Jail::plan(Mode::Required).machines(machines).only(layers).enter();
+        if let Some(role) = role {
+            confine(role);
+        }
         match report.map(|_| run(target)) {
             Ok(Ok(())) => "worked".to_owned(),
             Ok(Err(error)) => format!("failed {}", error.raw_os_error().unwrap_or(0)),
@@ -326,7 +382,8 @@ fn attempt(target: &Target, layers: &[Layer], (name, run): Attempt) -> Outcome {
     match (said.as_str(), status) {
         ("worked", 0) => Outcome::Worked,
         (said, REFUSED) if said.starts_with("jail: system call ") => Outcome::Refused,
-        (said, 0) => match said.strip_prefix("failed ").map(str::parse) {
+        // A child of its own may have said something before.
+        (said, 0) => match said.lines().last().and_then(|last| last.strip_prefix("failed ")).map(str::parse) {
             Some(Ok(error)) => Outcome::Failed(error),
             _ => panic!("{name}: {said}"),
         },
@@ -401,22 +458,45 @@ fn a_watchdog_that_was_taken_over_gets_nothing() {
     }
 }
 
+/// A watchdog of processes needs to make and trace them, which its threads have to do without.
+#[test]
+fn a_watchdog_of_processes_that_was_taken_over_gets_nothing_either() {
+    if !root() {
+        return;
+    }
+    let target = Target::new();
+    for role in [None, Some(Role::Connection), Some(Role::Machine), Some(Role::Tracer), Some(Role::Deadlines)] {
+        let makes_processes = matches!(role, None | Some(Role::Tracer));
+        for tried in ALL.iter().chain(OF_TRACERS) {
+            let outcome = attempt_as(&target, &Layer::ALL, (Machines::Processes, role), *tried);
+            // A child is no more than its parent.
+            if makes_processes && tried.0 == FORK.0 {
+                assert_eq!(outcome, Outcome::Worked);
+            } else {
+                assert_ne!(outcome, Outcome::Worked, "{role:?}: {}", tried.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn seccomp_alone_ends_a_thread_that_traces_processes_when_it_calls_what_it_may_not() {
+    let target = Target::new();
+    for tried in ALL.iter().chain(OF_TRACERS).filter(|tried| tried.0 != FORK.0 && tried.0 != KILL_ALL.0) {
+        let outcome = attempt_as(&target, &[Layer::SystemCalls], (Machines::Processes, Some(Role::Tracer)), *tried);
+        // What its child tried ended the child.
+        let answered = ANSWERED.contains(&tried.0) || tried.0 == FORK_AND_EXECUTE.0;
+        let expected = if answered { Outcome::Failed(libc::ENOSYS) } else { Outcome::Refused };
+        assert_eq!(outcome, expected, "{}", tried.0);
+    }
+}
+
 #[test]
 fn seccomp_alone_ends_a_process_that_calls_what_it_may_not() {
     let target = Target::new();
-    // Opening by name is answered, since libraries try it and have another way.
-    let answered = [
-        "read another function's image",
-        "read the password",
-        "write a file",
-        "make a file",
-        "list the root folder",
-        "open /dev/kvm again",
-        "open another watchdog's memory",
-    ];
     for tried in ALL {
         let outcome = attempt(&target, &[Layer::SystemCalls], *tried);
-        let expected = if answered.contains(&tried.0) { Outcome::Failed(libc::ENOSYS) } else { Outcome::Refused };
+        let expected = if ANSWERED.contains(&tried.0) { Outcome::Failed(libc::ENOSYS) } else { Outcome::Refused };
         assert_eq!(outcome, expected, "{}", tried.0);
     }
 }

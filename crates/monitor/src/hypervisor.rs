@@ -14,6 +14,7 @@ use crate::{
     crash::{Cause, kvm},
     kvm::{Shell, Stock},
     probe::{self, TrialError},
+    process::ProcessHost,
 };
 
 /// What runs machines on this host. Cheap to clone.
@@ -28,7 +29,7 @@ pub struct Hypervisor {
 #[derive(Clone, Debug)]
 pub(crate) enum Host {
     Kvm(KvmHost),
-    Processes,
+    Processes(ProcessHost),
 }
 
 /// The host's KVM.
@@ -156,7 +157,7 @@ impl Hypervisor {
     /// # Errors
     /// What the host does not allow, and what to do about it.
     pub fn processes() -> Result<Self, HypervisorError> {
-        let hypervisor = Self { host: Host::Processes, passed_over: None };
+        let hypervisor = Self { host: Host::Processes(ProcessHost::default()), passed_over: None };
         probe::make_one(&hypervisor).map_err(HypervisorError::NoProcesses)?;
         Ok(hypervisor)
     }
@@ -183,7 +184,7 @@ impl Hypervisor {
     pub fn backend(&self) -> Backend {
         match self.host {
             Host::Kvm(_) => Backend::Kvm,
-            Host::Processes => Backend::Process,
+            Host::Processes(_) => Backend::Process,
         }
     }
 
@@ -194,14 +195,15 @@ impl Hypervisor {
     }
 
     /// From now on, keeps what new machines need ready, and takes machines that are gone apart in the background, on a
-    /// thread of its own. Processes are made when they are needed.
+    /// thread of its own. Processes are made when they are needed, but by a thread that is there from here on: no other one
+    /// needs the right to.
     ///
     /// # Errors
     /// The host gives no thread.
     pub fn keep_shells(&self) -> Result<(), io::Error> {
         match &self.host {
             Host::Kvm(host) => host.keep_shells(),
-            Host::Processes => Ok(()),
+            Host::Processes(host) => host.start_maker(),
         }
     }
 
@@ -209,7 +211,7 @@ impl Hypervisor {
     pub(crate) fn cpuid(&self) -> Option<&CpuId> {
         match &self.host {
             Host::Kvm(host) => Some(host.cpuid()),
-            Host::Processes => None,
+            Host::Processes(_) => None,
         }
     }
 

@@ -44,7 +44,7 @@ impl Processor {
     ) -> Result<Self, Cause> {
         match hypervisor.host() {
             Host::Kvm(host) => kvm::Processor::boot(host, memory, entry).map(Self::Kvm),
-            Host::Processes => process::Processor::boot(memory, layout, entry).map(Self::Process),
+            Host::Processes(host) => process::Processor::boot(host, memory, layout, entry).map(Self::Process),
         }
     }
 
@@ -60,8 +60,8 @@ impl Processor {
                 let (processor, memory) = kvm::Processor::from_template(host, template, state)?;
                 Ok((Self::Kvm(processor), memory))
             }
-            (Host::Processes, CpuState::Process(state)) => {
-                let (processor, memory) = process::Processor::from_template(layout, template, state)?;
+            (Host::Processes(host), CpuState::Process(state)) => {
+                let (processor, memory) = process::Processor::from_template(host, layout, template, state)?;
                 Ok((Self::Process(processor), memory))
             }
             _ => Err(Cause::OtherBackend),

@@ -2,55 +2,18 @@
 //! run the guest. A child of the test does them under a filter that ends it at any other system call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+// Counts, as the benchmarks do.
+#[path = "../../../bench/src/allocations.rs"]
+mod allocations;
 mod common;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    arch::x86_64::__cpuid,
-    cell::Cell,
-    env,
-    mem::ManuallyDrop,
-    os::unix::process::ExitStatusExt as _,
-    process::Command,
+    arch::x86_64::__cpuid, env, mem::ManuallyDrop, os::unix::process::ExitStatusExt as _, process::Command,
     time::Instant,
 };
 
 use common::{Function, in_seconds, request};
 use kernlet_monitor::{Machine, Response};
-
-thread_local! {
-    static TAKEN: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator; counts what each thread takes.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count() {
-    let _ = TAKEN.try_with(|taken| taken.set(taken.get() + 1));
-}
-
-// SAFETY: every call is passed on to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 /// Requests of each child.
 const CALLS: usize = 1000;
@@ -117,9 +80,9 @@ fn child(function: &Function, filtered: bool) -> ! {
     if filtered {
         allow(ioctls());
     }
-    let before = TAKEN.get();
+    let before = allocations::so_far();
     let _machine = ManuallyDrop::new(serve(machine, &mut response, deadline));
-    let took = TAKEN.get() - before;
+    let took = allocations::so_far() - before;
     // SAFETY: ends the process at once, by one system call.
     unsafe { libc::_exit(if took == 0 { 0 } else { TOOK_MEMORY }) }
 }
@@ -160,8 +123,8 @@ fn a_steady_machine_takes_no_memory() {
     let mut response = Response::default();
     let deadline = in_seconds(60);
     let machine = serve(function.boot().unwrap(), &mut response, deadline);
-    let before = TAKEN.get();
+    let before = allocations::so_far();
     let machine = serve(machine, &mut response, deadline);
-    assert_eq!(TAKEN.get() - before, 0, "allocations in {CALLS} requests and rewinds");
+    assert_eq!(allocations::so_far() - before, 0, "allocations in {CALLS} requests and rewinds");
     drop(machine);
 }

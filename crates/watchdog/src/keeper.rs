@@ -1,8 +1,10 @@
 //! What has to happen beside the threads that serve connections, on one thread of its own: it answers a client whose
-//! request is still in an accelerator's step well after its deadline, and ends machines that are idle for long.
+//! request is still in an accelerator's step well after its deadline, ends machines that are idle for long, and gives
+//! memory back when there is nothing else to do.
 //! Started by the server. It never stops anything: guests are stopped by the monitor, plugins stop by themselves.
 //!
-//! A request costs it two uncontended locks; its thread is woken only by the first request after a pause.
+//! A request costs it two uncontended locks; its thread is woken only by the first request after a pause, and looks up once
+//! in a while as long as there are more.
 
 use std::{
     io,
@@ -15,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernlet_jail::{Role, confine};
+use kernlet_jail::{
+    Role, confine,
+    memory::{self, Look, Quiet},
+};
 use kernlet_monitor::{Level, Usage};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
@@ -36,8 +41,10 @@ const GRACE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     start: Instant,
-    /// When its thread looks up next, in nanoseconds after `start`.
+    /// When its thread looks up next, in nanoseconds after `start`; the end of time, where a request is to wake it.
     next: AtomicU64,
+    /// Calls that have begun.
+    begun: AtomicU64,
     thread: OnceLock<Thread>,
     callers: Mutex<Vec<Weak<Caller>>>,
 }
@@ -72,7 +79,8 @@ impl Keeper {
 
     fn new() -> Self {
         let next = AtomicU64::new(u64::MAX);
-        Self { start: Instant::now(), next, thread: OnceLock::new(), callers: Mutex::default() }
+        let begun = AtomicU64::new(0);
+        Self { start: Instant::now(), next, begun, thread: OnceLock::new(), callers: Mutex::default() }
     }
 
     /// Introduces the client of a connection.
@@ -91,6 +99,7 @@ impl Keeper {
     pub(crate) fn begin(&self, caller: &Caller, waiting: Waiting) {
         let due = self.since_start(waiting.due());
         *caller.waiting() = Some(waiting);
+        self.begun.fetch_add(1, SeqCst);
         // Sequentially consistent with `run`: either it finds the call, or this finds it about to sleep for too long.
         if due < self.next.load(SeqCst)
             && let Some(thread) = self.thread.get()
@@ -101,13 +110,26 @@ impl Keeper {
 
     fn run(&self, function: &Arc<str>, pool: &Pool, log: &Log) {
         confine(Role::Keeper);
+        let mut quiet = Quiet::default();
         loop {
             self.next.store(u64::MAX, SeqCst);
             let now = Instant::now();
-            let due = self.answer_overdue(now, function, log).into_iter().chain(pool.retire(now)).min();
-            match due {
+            let begun = self.begun.load(SeqCst);
+            let overdue = self.answer_overdue(now, function, log);
+            let quiet = match quiet.look(begun, overdue.is_some(), now) {
+                Look::GiveBack => {
+                    memory::give_back();
+                    None
+                }
+                Look::At(at) => Some(at),
+                Look::Never => None,
+            };
+            match overdue.into_iter().chain(pool.retire(now)).chain(quiet).min() {
                 Some(due) => {
-                    self.next.store(self.since_start(due), SeqCst);
+                    // While it is quiet, the next request has to wake it, however long that may take.
+                    if quiet.is_some() {
+                        self.next.store(self.since_start(due), SeqCst);
+                    }
                     thread::park_timeout(due.saturating_duration_since(Instant::now()));
                 }
                 None => thread::park(),

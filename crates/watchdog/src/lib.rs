@@ -54,7 +54,7 @@ use std::{
 };
 
 use kernlet_image::{FunctionSpec, GoDuration};
-use kernlet_jail::{Jail, Layer, Limits, Mode, Report};
+use kernlet_jail::{Jail, Limits, Machines, Mode, Report};
 use kernlet_monitor::{Backend, Level};
 use rustix::process::set_parent_process_death_signal;
 use tokio::{
@@ -122,10 +122,6 @@ fn die_with_parent() -> Result<(), WatchdogError> {
 /// The longest file that a watchdog may have is its machines' memory, a memory file; this much may be added to it.
 const FILE_MARGIN: u64 = 16 * 1024 * 1024;
 
-/// Why a watchdog whose machines are processes has no filter of system calls.
-const WITHOUT_FILTER: &str =
-    "machines are processes, which inherit the filter, and are confined by calls that it refuses";
-
 /// A watchdog that has opened all it needs and is in its jail, with one thread still.
 struct Prepared {
     opened: Opened,
@@ -156,12 +152,13 @@ impl Prepared {
             (terminate, signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?)
         };
         let file_size = spec.config.memory.bytes().saturating_add(FILE_MARGIN);
-        let mut jail = Jail::plan(mode).limits(Limits { file_size, ..Limits::default() });
+        let machines = match opened.backend() {
+            Backend::Process => Machines::Processes,
+            Backend::Kvm | Backend::Auto => Machines::Kvm,
+        };
+        let mut jail = Jail::plan(mode).machines(machines).limits(Limits { file_size, ..Limits::default() });
         if *listen == Listen::Stdin {
             jail = jail.ends_with_parent();
-        }
-        if opened.backend() == Backend::Process {
-            jail = jail.without(Layer::SystemCalls, WITHOUT_FILTER);
         }
         Ok(Self { opened, bound, runtime, terminate, interrupt, jailed: jail.enter()? })
     }

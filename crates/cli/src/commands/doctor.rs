@@ -5,8 +5,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, ExitCode, Stdio};
 
-use kernlet_jail::Layer;
 use kernlet_jail::cgroup::{CgroupLimits, Cgroups};
+use kernlet_jail::{Layer, Machines};
 use kernlet_monitor::{Probe, ProbeState};
 use serde::Serialize;
 
@@ -61,8 +61,10 @@ impl Check {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let mut checks: Vec<Check> = kernlet_monitor::probe().into_iter().map(from_probe).collect();
-    checks.extend(check_jail());
+    let probes = kernlet_monitor::probe();
+    let kvm_works = probes.iter().any(|probe| probe.name == "KVM" && probe.state == ProbeState::Works);
+    let mut checks: Vec<Check> = probes.into_iter().map(from_probe).collect();
+    checks.extend(check_jail(if kvm_works { Machines::Kvm } else { Machines::Processes }));
     checks.push(check_cgroups());
     checks.push(check_cargo());
     checks.push(check_home(&context.home()?));
@@ -102,9 +104,9 @@ fn from_probe(probe: Probe) -> Check {
     Check::new(probe.name, state, probe.detail, probe.consequence)
 }
 
-/// Enters a watchdog's jail in a throw-away process.
-fn check_jail() -> Vec<Check> {
-    let report = match kernlet_jail::probe() {
+/// Enters, in a throw-away process, the jail of a watchdog with such machines, which those of this host are.
+fn check_jail(machines: Machines) -> Vec<Check> {
+    let report = match kernlet_jail::probe(machines) {
         Ok(report) => report,
         Err(error) => {
             let found = format!("{:#}", anyhow::Error::from(error));

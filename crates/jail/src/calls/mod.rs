@@ -6,10 +6,12 @@
 //!
 //! - `absent`: calls that are answered with ENOSYS on every thread, because libraries try them and have another way;
 //! - `common`: what every thread may do;
-//! - `server`, the first thread's, and one list for each [`Role`]: what its threads may do beside that.
+//! - `server`, the first thread's, and one list for each [`Role`]: what its threads may do beside that;
+//! - `ROLE-kvm` and `ROLE-process`: what a role's threads may do beside that where [`Machines`] are of that kind.
 //!
-//! The process's filter is all lists together, since a thread inherits the filters of the one that makes it, and the first
-//! one makes the others. So the threads that a plugin makes for itself may do what the thread may that first used it.
+//! The process's filter is all lists together (of its kind of machines), since a thread inherits the filters of the one that
+//! makes it, and the first one makes the others. So the threads that a plugin makes for itself may do what the thread may
+//! that first used it, and a machine that is a process what its tracer may, until it takes a filter that lets nothing through.
 //! A thread that does anything else ends the process, with a line that says which call it was.
 //!
 //! Threads share their memory: one that was taken over can make another one run its code. What holds against that
@@ -29,6 +31,29 @@ const FILTERS: &str = include_str!("x86_64.json");
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
 
+/// What a watchdog's machines are, which decides what its threads have to do for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Machines {
+    /// Virtual machines under KVM.
+    #[default]
+    Kvm,
+    /// Traced child processes.
+    Processes,
+}
+
+impl Machines {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Kvm, Self::Processes];
+
+    /// What lists of this kind alone have behind their role's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Kvm => "-kvm",
+            Self::Processes => "-process",
+        }
+    }
+}
+
 /// What a thread of a watchdog is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -36,6 +61,8 @@ pub enum Role {
     Connection,
     /// Boots a template, or makes and ends machines for others.
     Machine,
+    /// Makes processes that are machines, and traces them. There is none under KVM.
+    Tracer,
     /// Loads models.
     Loader,
     /// Answers clients whose answers are overdue, and ends machines that are idle.
@@ -48,8 +75,8 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Connection, Self::Machine, Self::Loader, Self::Keeper, Self::Deadlines, Self::Log];
+    pub const ALL: [Self; 7] =
+        [Self::Connection, Self::Machine, Self::Tracer, Self::Loader, Self::Keeper, Self::Deadlines, Self::Log];
 
     /// The role's name, and that of its list in the data.
     #[must_use]
@@ -57,6 +84,7 @@ impl Role {
         match self {
             Self::Connection => "connection",
             Self::Machine => "machine",
+            Self::Tracer => "tracer",
             Self::Loader => "loader",
             Self::Keeper => "keeper",
             Self::Deadlines => "deadlines",
@@ -64,9 +92,14 @@ impl Role {
         }
     }
 
-    /// The list of another role that this one has as well.
-    fn includes(self) -> Option<&'static str> {
-        matches!(self, Self::Connection).then_some("machine")
+    /// Another role whose lists this one has as well.
+    fn includes(self) -> Option<Self> {
+        matches!(self, Self::Connection).then_some(Self::Machine)
+    }
+
+    /// Whether a watchdog of such machines has threads of the role.
+    fn is_needed(self, machines: Machines) -> bool {
+        self != Self::Tracer || machines == Machines::Processes
     }
 }
 
@@ -136,29 +169,33 @@ fn is_same(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// Compiles the data.
+/// Compiles the data, for a watchdog of such machines.
 ///
 /// # Errors
 /// The data is wrong.
-pub fn filters() -> Result<Filters, FilterError> {
-    let mut lists: BTreeMap<String, List> = serde_json::from_str(FILTERS).map_err(FilterError::Json)?;
-    let mut take = |name| lists.remove(name).ok_or(FilterError::Lacks(name));
-    let (absent, mut common) = (take("absent")?, take("common")?);
+pub fn filters(machines: Machines) -> Result<Filters, FilterError> {
+    let mut data: BTreeMap<String, List> = serde_json::from_str(FILTERS).map_err(FilterError::Json)?;
+    let mut take = |name| data.remove(name).ok_or(FilterError::Lacks(name));
+    let (absent, mut common, mut process) = (take("absent")?, take("common")?, take("server")?);
     // The second filter has to let through what the first one answers.
     common.add(&absent.filter);
-    let mut process = take("server")?;
-    for role in Role::ALL {
-        let included = role.includes().and_then(|other| lists.get(other)).map(|other| other.filter.clone());
-        let list = lists.get_mut(role.name()).ok_or(FilterError::Lacks(role.name()))?;
-        list.add(&included.unwrap_or_default());
+    let mut lists = BTreeMap::new();
+    for role in Role::ALL.into_iter().filter(|role| role.is_needed(machines)) {
+        let mut list = data.get(role.name()).ok_or(FilterError::Lacks(role.name()))?.clone();
+        for role in [Some(role), role.includes()].into_iter().flatten() {
+            for name in [role.name().to_owned(), format!("{}{}", role.name(), machines.suffix())] {
+                list.add(data.get(&name).map(|list| list.filter.as_slice()).unwrap_or_default());
+            }
+        }
         process.add(&list.filter);
         list.add(&common.filter);
+        lists.insert(role.name(), list);
     }
     process.add(&common.filter);
     // Compared in this order, and KVM's calls are those that come often.
     process.filter.sort_by_key(|rule| rule["args"][0]["comment"] != "KVM_RUN");
-    lists.insert("absent".to_owned(), absent);
-    lists.insert("process".to_owned(), process);
+    lists.insert("absent", absent);
+    lists.insert("process", process);
     let text = serde_json::to_vec(&lists).map_err(FilterError::Json)?;
     Ok(Filters { programs: compile_from_json(text.as_slice(), ARCH).map_err(FilterError::Data)? })
 }
@@ -178,9 +215,10 @@ pub(crate) fn enter(filters: Filters) -> Result<Result<String, String>, FilterEr
     trap::report_refused_calls().map_err(FilterError::Handler)?;
     filters.install("absent")?;
     filters.install("process")?;
+    let roles = Role::ALL.iter().filter(|role| filters.programs.contains_key(role.name())).count();
     // Nobody else enters a jail in this process.
     let _ = ENTERED.set(filters);
-    Ok(Ok(format!("{} roles", Role::ALL.len())))
+    Ok(Ok(format!("{roles} roles")))
 }
 
 /// Narrows what the calling thread may do to what its role needs, for good. To be called first thing on each thread.
@@ -232,11 +270,40 @@ mod tests {
 
     #[test]
     fn the_filters_compile_and_every_role_has_one() {
-        let compiled = filters().unwrap();
-        assert_eq!(compiled.programs.len(), Role::ALL.len() + 2);
-        for name in ["absent", "process"].into_iter().chain(Role::ALL.map(Role::name)) {
-            assert!(!compiled.get(name).unwrap().is_empty(), "{name}");
+        for machines in Machines::ALL {
+            let compiled = filters(machines).unwrap();
+            let needed = Role::ALL.into_iter().filter(|role| role.is_needed(machines)).map(Role::name);
+            let names: Vec<_> = ["absent", "process"].into_iter().chain(needed).collect();
+            assert_eq!(compiled.programs.len(), names.len(), "{machines:?}");
+            for name in names {
+                assert!(!compiled.get(name).unwrap().is_empty(), "{machines:?}: {name}");
+            }
         }
+    }
+
+    #[test]
+    fn every_list_is_a_roles() {
+        let of = |role: Role| {
+            [String::new(), "-kvm".to_owned(), "-process".to_owned()].map(|end| role.name().to_owned() + &end)
+        };
+        let known: Vec<String> = Role::ALL.into_iter().flat_map(of).collect();
+        for name in lists().into_keys() {
+            assert!(["absent", "common", "server"].contains(&name.as_str()) || known.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_process_needs_is_allowed_to_tracers_alone_and_by_argument() {
+        for call in ["ptrace", "wait4", "pidfd_open", "kill", "close_range"] {
+            for (list, rule) in allowed().into_iter().filter(|(_, rule)| rule["syscall"] == call) {
+                assert_eq!(list, "tracer", "{rule}");
+                assert!(rule["args"].is_array() || matches!(call, "wait4" | "pidfd_open"), "{rule}");
+            }
+        }
+        let executable =
+            |rule: &Value| rule["syscall"] == "mmap" && rule["args"].to_string().contains("PROT_READ and PROT_EXEC");
+        let lists: Vec<_> = allowed().into_iter().filter(|(_, rule)| executable(rule)).map(|(list, _)| list).collect();
+        assert_eq!(lists, ["tracer"]);
     }
 
     #[test]
@@ -259,67 +326,92 @@ mod tests {
         }
     }
 
+    /// Calls that no thread needs but to do harm.
+    const NEVER: &[&str] = &[
+        "execve",
+        "execveat",
+        "fork",
+        "vfork",
+        "socket",
+        "socketpair",
+        "connect",
+        "bind",
+        "listen",
+        "open",
+        "creat",
+        "openat",
+        "openat2",
+        "open_by_handle_at",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "kill",
+        "tkill",
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "unshare",
+        "setns",
+        "setuid",
+        "setresuid",
+        "capset",
+        "bpf",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "perf_event_open",
+        "io_uring_setup",
+        "userfaultfd",
+        "init_module",
+        "finit_module",
+        "kexec_load",
+        "reboot",
+        "pidfd_open",
+        "pidfd_getfd",
+        "pkey_mprotect",
+        "remap_file_pages",
+        "modify_ldt",
+        "arch_prctl",
+        "personality",
+        "unlink",
+        "rename",
+        "chmod",
+        "landlock_restrict_self",
+    ];
+
     #[test]
     fn the_data_allows_nothing_that_a_watchdog_must_never_do() {
-        let rules = allowed();
+        let rules: Vec<_> = allowed().into_iter().filter(|(list, _)| list != "tracer").collect();
         let of = |call: &str| rules.iter().filter(|(_, rule)| rule["syscall"] == call).collect::<Vec<_>>();
-        for call in [
-            "execve",
-            "execveat",
-            "fork",
-            "vfork",
-            "socket",
-            "socketpair",
-            "connect",
-            "bind",
-            "listen",
-            "open",
-            "creat",
-            "openat",
-            "openat2",
-            "open_by_handle_at",
-            "ptrace",
-            "process_vm_readv",
-            "process_vm_writev",
-            "kill",
-            "tkill",
-            "mount",
-            "umount2",
-            "pivot_root",
-            "chroot",
-            "unshare",
-            "setns",
-            "setuid",
-            "setresuid",
-            "capset",
-            "bpf",
-            "keyctl",
-            "add_key",
-            "request_key",
-            "perf_event_open",
-            "io_uring_setup",
-            "userfaultfd",
-            "init_module",
-            "finit_module",
-            "kexec_load",
-            "reboot",
-            "pidfd_open",
-            "pidfd_getfd",
-            "pkey_mprotect",
-            "remap_file_pages",
-            "modify_ldt",
-            "arch_prctl",
-            "personality",
-            "unlink",
-            "rename",
-            "chmod",
-            "landlock_restrict_self",
-        ] {
+        for call in NEVER {
             assert!(of(call).is_empty(), "{call}");
         }
+        // Tracers may do some of it, to their children.
+        let tracers = ["ptrace", "kill", "pidfd_open"];
+        for (_, rule) in allowed().iter().filter(|(list, _)| list == "tracer") {
+            let call = rule["syscall"].as_str().unwrap();
+            assert!(tracers.contains(&call) || !NEVER.contains(&call), "{call}");
+        }
         // What can do anything is allowed with checked arguments only.
-        for call in ["ioctl", "mmap", "mprotect", "clone", "tgkill", "prctl", "fcntl", "setsockopt", "rt_sigaction"] {
-            assert!(of(call).iter().all(|(_, rule)| rule["args"].is_array()), "{call}");
+        let rules = allowed();
+        for call in [
+            "ioctl",
+            "mmap",
+            "mprotect",
+            "clone",
+            "tgkill",
+            "prctl",
+            "fcntl",
+            "setsockopt",
+            "rt_sigaction",
+            "ptrace",
+            "kill",
+            "pidfd_send_signal",
+            "close_range",
+        ] {
+            let mut of = rules.iter().filter(|(_, rule)| rule["syscall"] == call);
+            assert!(of.all(|(_, rule)| rule["args"].is_array()), "{call}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::mpsc,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -14,13 +14,10 @@ use crate::{
     crash::Cause,
     layout::Area,
     process::{
-        confine, process,
+        ProcessHost, confine, process,
         tracee::{Failure, Tracee},
     },
 };
-
-/// Enough for what a job does: calls into the kernel, and one buffer on the heap.
-const STACK: usize = 128 * 1024;
 
 type Job = Box<dyn FnOnce(&mut Tracee) + Send>;
 
@@ -36,7 +33,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A new child, confined to these areas of the machine's memory.
-    pub(crate) fn start(file: BorrowedFd<'_>, areas: Vec<Area>) -> Result<Self, Cause> {
+    pub(crate) fn start(host: &ProcessHost, file: BorrowedFd<'_>, areas: Vec<Area>) -> Result<Self, Cause> {
         let failed = process("start the thread of a function's process");
         let file = match file.try_clone_to_owned() {
             Ok(file) => file,
@@ -58,8 +55,7 @@ impl Driver {
                 received.iter().for_each(|job| job(&mut child));
             }
         };
-        let thread = thread::Builder::new().name("guest".to_owned()).stack_size(STACK).spawn(run);
-        let thread = Some(match thread {
+        let thread = Some(match host.spawn(Box::new(run)) {
             Ok(thread) => thread,
             Err(error) => return Err(failed(error)),
         });

@@ -7,12 +7,14 @@
 //! | `tracee` | one child under ptrace: fork, wait, registers, calls made on its behalf |
 //! | `confine` | takes everything from a new child but the guest's memory |
 //! | `driver` | the thread that a child is traced from |
+//! | `maker` | the thread that those threads come from |
 //! | `stop` | what a stop means |
 //! | `pages` | which pages of a machine's memory are there, and how they become the template's |
 //! | `x86_64` | registers, the frame of a signal, port instructions |
 
 mod confine;
 mod driver;
+mod maker;
 mod pages;
 mod stop;
 mod tracee;
@@ -26,6 +28,8 @@ use std::{
 };
 
 use kernlet_abi::map::STACK_TOP;
+
+pub(crate) use maker::ProcessHost;
 
 use crate::{
     crash::Cause,
@@ -76,12 +80,13 @@ pub(crate) struct CpuState {
 
 impl Processor {
     /// A processor before the guest's first instruction, which is at `entry`.
-    pub(crate) fn boot(memory: &GuestMemory, layout: &Layout, entry: u64) -> Result<Self, Cause> {
-        Self::new(memory, layout, Registers::at_entry(entry), None)
+    pub(crate) fn boot(host: &ProcessHost, memory: &GuestMemory, layout: &Layout, entry: u64) -> Result<Self, Cause> {
+        Self::new(host, memory, layout, Registers::at_entry(entry), None)
     }
 
     /// A processor in the state in which a template was frozen, with a copy of its memory.
     pub(crate) fn from_template(
+        host: &ProcessHost,
         layout: &Layout,
         template: &FrozenMemory,
         state: &CpuState,
@@ -90,11 +95,12 @@ impl Processor {
         let no_memory = |source| Cause::Memory { size, source };
         let memory = GuestMemory::new(size).map_err(no_memory)?;
         state.pages.copy(template, &memory).map_err(no_memory)?;
-        let processor = Self::new(&memory, layout, state.registers, Some(Arc::clone(&state.vectors)))?;
+        let processor = Self::new(host, &memory, layout, state.registers, Some(Arc::clone(&state.vectors)))?;
         Ok((processor, memory))
     }
 
     fn new(
+        host: &ProcessHost,
         memory: &GuestMemory,
         layout: &Layout,
         registers: Registers,
@@ -102,7 +108,7 @@ impl Processor {
     ) -> Result<Self, Cause> {
         let file = memory.file().ok_or_else(|| process("find a machine's memory")(io::ErrorKind::NotFound.into()))?;
         let workbench = Workbench::lay_out(memory, layout)?;
-        let driver = Driver::start(file.as_fd(), layout.areas.clone());
+        let driver = Driver::start(host, file.as_fd(), layout.areas.clone());
         // Not a byte of it stays, whether the child came up or not.
         workbench.clear()?;
         Ok(Self { driver: driver?, registers, pending: Pending::Everything { registers, vectors } })

@@ -1,0 +1,100 @@
+//! Memory that a process was done with and its allocator keeps. Given back by watchdogs and the gateway when they have
+//! nothing to do, so that what a process holds, which its control group counts, is what it needs.
+//! Never called while there is work: it locks the allocator for as long as it takes.
+
+use std::time::{Duration, Instant};
+
+/// How long there may have been no work before memory is given back.
+pub const QUIET: Duration = Duration::from_secs(1);
+
+/// Notices that there has been no work for a while.
+#[derive(Debug, Default)]
+pub struct Quiet {
+    /// What had begun at the last look.
+    begun: u64,
+    /// Since when there was nothing, until that has had its effect.
+    since: Option<Instant>,
+}
+
+/// What follows from a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It is quiet: now is the time, once.
+    GiveBack,
+    /// Look again then.
+    At(Instant),
+    /// Nothing has happened since it was quiet.
+    Never,
+}
+
+impl Quiet {
+    /// Looks: so many pieces of work have begun so far, and some are under way or not.
+    pub fn look(&mut self, begun: u64, is_busy: bool, now: Instant) -> Look {
+        if is_busy || begun != self.begun {
+            *self = Self { begun, since: Some(now) };
+        }
+        match self.since.map(|since| since + QUIET) {
+            Some(over) if over <= now => {
+                self.since = None;
+                Look::GiveBack
+            }
+            Some(over) => Look::At(over),
+            None => Look::Never,
+        }
+    }
+}
+
+/// Gives all of it back to the system.
+///
+/// The C library keeps freed memory at the end of each thread's arena, up to twice the largest block that was freed, and
+/// the arenas of threads that have ended. After large bodies on many connections that is several times what the process
+/// uses, and which arena keeps how much is chance.
+pub fn give_back() {
+    // SAFETY: it takes a number, and nothing but what is free is touched.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+mod tests {
+    use std::{fs, hint::black_box, thread};
+
+    use super::*;
+
+    fn resident_kib() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_threads_freed_and_the_allocator_kept_goes_back() {
+        const BLOCK: usize = 1 << 20;
+        // Blocks on the heap, between which something stays: no end of an arena to give back.
+        let fragment = || {
+            drop(black_box(vec![1_u8; 8 * BLOCK]));
+            let mut blocks: Vec<_> = (0..16).map(|_| (vec![1_u8; BLOCK], Box::new([1_u8; 64]))).collect();
+            black_box(&mut blocks);
+            blocks.into_iter().map(|(_, stays)| stays).collect::<Vec<_>>()
+        };
+        let kept = thread::spawn(fragment).join().unwrap();
+        let before = resident_kib();
+        give_back();
+        let after = resident_kib();
+        assert!(after + 8 * 1024 < before, "{before} KiB before, {after} KiB after");
+        drop(kept);
+    }
+
+    #[test]
+    fn memory_is_given_back_once_after_no_request_came_for_a_while() {
+        let (mut quiet, start) = (Quiet::default(), Instant::now());
+        assert_eq!(quiet.look(0, false, start), Look::Never);
+        assert_eq!(quiet.look(1, true, start), Look::At(start + QUIET));
+        let later = start + 3 * QUIET;
+        assert_eq!(quiet.look(1, true, later), Look::At(later + QUIET), "one is still under way");
+        assert_eq!(quiet.look(2, false, later + QUIET), Look::At(later + 2 * QUIET), "another one came and went");
+        assert_eq!(quiet.look(2, false, later + 2 * QUIET), Look::GiveBack);
+        assert_eq!(quiet.look(2, false, later + 3 * QUIET), Look::Never);
+        assert_eq!(quiet.look(3, false, later + 4 * QUIET), Look::At(later + 5 * QUIET));
+    }
+}
