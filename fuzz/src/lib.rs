@@ -6,6 +6,7 @@ mod accel_arguments;
 mod cursor;
 mod deployment_words;
 mod elf_loader;
+mod http_messages;
 mod hypercall_arguments;
 #[path = "../../crates/monitor/tests/common/image.rs"]
 mod image;
@@ -17,6 +18,7 @@ mod touch;
 pub use accel_arguments::accel_arguments;
 pub use deployment_words::deployment_words;
 pub use elf_loader::elf_loader;
+pub use http_messages::http_messages;
 pub use hypercall_arguments::hypercall_arguments;
 pub use request_encoding::request_encoding;
 pub use saved_template::saved_template;

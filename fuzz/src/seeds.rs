@@ -34,8 +34,21 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "request_encoding", run: crate::request_encoding, inputs: messages() },
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
+        Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
+}
+
+/// Requests, responses and bodies in chunks, in pieces of some bytes.
+fn http() -> Vec<Vec<u8>> {
+    let inputs: [(u8, &[u8]); 5] = [
+        (0, b"POST /a?b HTTP/1.1\r\nHost: f\r\nContent-Length: 3\r\nX-Call-Id: c\r\n\r\nabc"),
+        (0, b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+        (1, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive, close\r\n\r\nhi"),
+        (1, b"HTTP/1.0 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (2, b"5;a=\"b\"\r\nhello\r\n0a\r\n0123456789\r\n0\r\nX: y\r\n\r\nrest"),
+    ];
+    inputs.map(|(choice, bytes)| [&[choice, 7], bytes].concat()).into()
 }
 
 /// One with no page, one with a page of the stack and one of the data.

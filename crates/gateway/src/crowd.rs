@@ -3,6 +3,7 @@
 //! It never takes the place of a client whose request is under way.
 
 use crate::body::Body;
+use crate::link::LinkError;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustix::process::{Resource, getrlimit};
@@ -148,9 +149,9 @@ impl Attended {
 
 impl HttpBody for Attended {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = LinkError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, LinkError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

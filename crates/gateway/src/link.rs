@@ -5,25 +5,27 @@
 //! A connection has no task of its own: whoever waits for an answer on it drives it, so that nothing has to be woken
 //! between the socket and the client. It stays on the event loop that made it.
 
+mod answer;
+mod outgoing;
+
+pub(crate) use answer::Answer;
+
 use crate::body::Upload;
 use crate::event_loop;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use bytes::{Buf as _, BytesMut};
+use http::{Method, Request, Response};
+use kernlet_http1::{BadChunk, BadHead, ResponseHead};
+use outgoing::{Outgoing, Unsent};
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 
 /// Idle connections kept to one watchdog; a burst of more closes the surplus.
@@ -33,8 +35,12 @@ const IDLE_MAX: usize = 64;
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// Longest response head that is read from a watchdog, in bytes: as long as a request head may be.
 const HEAD_MAX: usize = 1024 * 1024;
+/// Room for what is read from a watchdog at once, in bytes.
+const READ_ROOM: usize = 16 * 1024;
+/// Memory that a connection keeps from one request to the next, in bytes.
+const MEMORY_MAX: usize = 64 * 1024;
 
-/// Why a watchdog gave no answer.
+/// Why a watchdog gave no answer, or not all of one.
 #[derive(Debug, Error)]
 pub(crate) enum LinkError {
     /// So many connections wait for the watchdog that the system takes no more.
@@ -43,9 +49,24 @@ pub(crate) enum LinkError {
     /// No connection could be made.
     #[error("The function's watchdog cannot be reached on its socket")]
     Connect(#[source] io::Error),
-    /// The connection ended, or what came is not HTTP.
-    #[error("The function's watchdog gave no answer")]
-    Exchange(#[source] hyper::Error),
+    /// The connection failed.
+    #[error("The connection to the function's watchdog failed")]
+    Lost(#[source] io::Error),
+    /// The connection ended before the answer did.
+    #[error("The function's watchdog gave no whole answer")]
+    CutShort,
+    /// What came is not HTTP.
+    #[error("The function's watchdog gave an answer that is none")]
+    Head(#[source] BadHead),
+    /// Its head has no end.
+    #[error("The function's watchdog gave an answer with a head of more than {HEAD_MAX} bytes")]
+    LongHead,
+    /// What came is no body in chunks.
+    #[error("The function's watchdog gave an answer whose body is not one")]
+    Chunks(#[source] BadChunk),
+    /// The client's request broke off.
+    #[error("The request's body broke off")]
+    Upload(#[source] hyper::Error),
 }
 
 /// The connections to one watchdog's socket.
@@ -72,30 +93,13 @@ struct Idle {
 /// One connection, with one request at a time.
 #[derive(Debug)]
 struct Connection {
-    sender: SendRequest<Upload>,
-    /// What moves bytes when it is polled; `None` once the connection has ended.
-    driver: Option<http1::Connection<TokioIo<PatientStream>, Upload>>,
+    stream: UnixStream,
+    /// What has come and was not used yet.
+    buffer: BytesMut,
+    /// For the next request's head.
+    memory: Vec<u8>,
     /// The event loop whose sockets it is among.
     home: event_loop::Id,
-}
-
-/// A watchdog's answer after its head: there already, or still to come on the connection.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// All of it; `None` once it is taken, or for none.
-    Whole(Option<Bytes>),
-    /// Not all of it yet.
-    Coming(Box<Coming>),
-}
-
-/// The rest of an answer, and the connection that brings it.
-#[derive(Debug)]
-pub(crate) struct Coming {
-    incoming: Incoming,
-    /// What came with the head.
-    first: Option<Frame<Bytes>>,
-    connection: Option<Connection>,
-    pool: Arc<Mutex<Pool>>,
 }
 
 impl Link {
@@ -111,24 +115,45 @@ impl Link {
 
     /// Sends a request and returns its response: whole where it came at once, else its head with the body to come.
     pub(crate) async fn send(&self, request: Request<Upload>) -> Result<Response<Answer>, LinkError> {
-        let mut request = request;
-        while let Some(mut connection) = self.take_idle() {
-            if !connection.is_ready().await {
-                continue;
+        let (head, upload) = request.into_parts();
+        let to_head = head.method == Method::HEAD;
+        let mut idle = self.take_usable().await;
+        let memory = idle.as_mut().map(|connection| std::mem::take(&mut connection.memory));
+        let mut outgoing = Outgoing::new(&head, upload, memory.unwrap_or_default());
+        while let Some(mut connection) = idle {
+            if let Ok(response) = connection.exchange(&mut outgoing, to_head).await? {
+                return self.answer(response, connection, outgoing);
             }
-            match connection.exchange(request).await {
-                Ok(response) => return Ok(self.answer(connection, response).await),
-                Err(mut error) => match error.take_message() {
-                    // The watchdog had closed this idle connection; nothing of the request was sent.
-                    Some(unsent) => request = unsent,
-                    None => return Err(LinkError::Exchange(error.into_error())),
-                },
-            }
+            // The watchdog had closed this idle connection; nothing of the request was sent.
+            idle = self.take_usable().await;
         }
+        outgoing.goes_nowhere_else();
         let mut connection = self.connect().await?;
-        match connection.exchange(request).await {
-            Ok(response) => Ok(self.answer(connection, response).await),
-            Err(error) => Err(LinkError::Exchange(error.into_error())),
+        match connection.exchange(&mut outgoing, to_head).await? {
+            Ok(response) => self.answer(response, connection, outgoing),
+            Err(Unsent) => Err(LinkError::CutShort),
+        }
+    }
+
+    fn answer(
+        &self,
+        head: ResponseHead,
+        connection: Connection,
+        outgoing: Outgoing,
+    ) -> Result<Response<Answer>, LinkError> {
+        let ResponseHead { status, headers, body, persists, .. } = head;
+        let mut response = Response::new(Answer::new(body, persists, connection, outgoing, &self.idle));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        Ok(response)
+    }
+
+    /// An idle connection that the watchdog has not closed: it has nothing to say before it is asked.
+    async fn take_usable(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.take_idle()?;
+            if poll_fn(|cx| Poll::Ready(connection.poll_read(cx).is_pending())).await {
+                return Some(connection);
+            }
         }
     }
 
@@ -145,43 +170,14 @@ impl Link {
         Some(connection)
     }
 
-    /// Takes what has come of the body with its head. Most answers are whole then, and free their connection.
-    async fn answer(&self, connection: Connection, response: Response<Incoming>) -> Response<Answer> {
-        let (head, incoming) = response.into_parts();
-        let pool = Arc::clone(&self.idle);
-        let mut coming = Box::new(Coming { incoming, first: None, connection: Some(connection), pool });
-        poll_fn(|cx| {
-            if !coming.incoming.is_end_stream()
-                && let Poll::Ready(Some(Ok(first))) = coming.poll_incoming(cx)
-            {
-                coming.first = Some(first);
-            }
-            if coming.incoming.is_end_stream() {
-                coming.finish(cx);
-            }
-            Poll::Ready(())
-        })
-        .await;
-        let body = if coming.connection.is_some() {
-            Answer::Coming(coming)
-        } else {
-            Answer::Whole(coming.first.and_then(|first| first.into_data().ok()))
-        };
-        Response::from_parts(head, body)
-    }
-
     async fn connect(&self) -> Result<Connection, LinkError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             // What a unix socket says when its backlog is full.
             io::ErrorKind::WouldBlock => LinkError::Full,
             _ => LinkError::Connect(error),
         })?;
-        let (sender, driver) = http1::Builder::new()
-            .max_buf_size(HEAD_MAX)
-            .handshake(TokioIo::new(PatientStream { stream, refused: false }))
-            .await
-            .map_err(LinkError::Exchange)?;
-        Ok(Connection { sender, driver: Some(driver), home: event_loop::Id::current() })
+        let (buffer, memory) = (BytesMut::new(), Vec::new());
+        Ok(Connection { stream, buffer, memory, home: event_loop::Id::current() })
     }
 }
 
@@ -190,47 +186,78 @@ fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
 }
 
 impl Connection {
-    /// Moves what can be moved. Its errors reach whoever waits for a response on it.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driver) = &mut self.driver
-            && Pin::new(driver).poll(cx).is_ready()
-        {
-            // A request that it has not taken up goes back to its sender.
-            self.driver = None;
+    /// Reads what has come, behind what has not been used yet; zero at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
+        self.buffer.reserve(READ_ROOM);
+        pin!(self.stream.read_buf(&mut self.buffer)).poll(cx).map_err(LinkError::Lost)
+    }
+
+    /// Forgets what has been used.
+    fn drop_read(&mut self, length: usize) {
+        self.buffer.advance(length);
+        if self.buffer.is_empty() {
+            // The same memory again, from its beginning.
+            self.buffer.clear();
         }
     }
 
-    /// Whether it can take another request. One that the watchdog closed meanwhile cannot.
-    async fn is_ready(&mut self) -> bool {
-        poll_fn(|cx| {
-            self.drive(cx);
-            self.sender.poll_ready(cx)
-        })
-        .await
-        .is_ok()
-    }
-
+    /// Sends a request and reads the head of its response, after which the request may go on.
     async fn exchange(
         &mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        let mut sending = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
+        outgoing: &mut Outgoing,
+        to_head: bool,
+    ) -> Result<Result<ResponseHead, Unsent>, LinkError> {
+        let (mut sending, mut seen) = (true, 0);
         poll_fn(|cx| {
-            if let Some(moving) = driver
-                && Pin::new(moving).poll(cx).is_ready()
-            {
-                *driver = None;
+            if sending && let Poll::Ready(sent) = outgoing.poll_send(&mut self.stream, cx)? {
+                sending = false;
+                if sent.is_err() {
+                    return Poll::Ready(Ok(Err(Unsent)));
+                }
             }
-            sending.as_mut().poll(cx)
+            // Before that there is nothing to answer.
+            if !outgoing.has_begun() {
+                return Poll::Pending;
+            }
+            self.poll_head(&mut seen, to_head, cx).map(|head| head.map(Ok))
         })
         .await
+    }
+
+    fn poll_head(
+        &mut self,
+        seen: &mut usize,
+        to_head: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, LinkError>> {
+        loop {
+            if self.buffer.len() > *seen
+                && let Some(head) = ResponseHead::read(&self.buffer, *seen, to_head).map_err(LinkError::Head)?
+            {
+                self.drop_read(head.length);
+                *seen = 0;
+                // Else it is about the request's way, and the answer is still to come.
+                if !head.status.is_informational() {
+                    return Poll::Ready(Ok(head));
+                }
+            }
+            *seen = self.buffer.len();
+            if *seen >= HEAD_MAX {
+                return Poll::Ready(Err(LinkError::LongHead));
+            }
+            if ready!(self.poll_read(cx)?) == 0 {
+                return Poll::Ready(Err(LinkError::CutShort));
+            }
+        }
     }
 }
 
 /// Puts a connection back for the next request on its event loop.
-fn keep(pool: &Arc<Mutex<Pool>>, connection: Connection) {
+fn keep(pool: &Arc<Mutex<Pool>>, mut connection: Connection) {
     let now = Instant::now();
+    if connection.buffer.capacity() > MEMORY_MAX || connection.memory.capacity() > MEMORY_MAX {
+        (connection.buffer, connection.memory) = (BytesMut::new(), Vec::new());
+    }
     let mut held = lock(pool);
     if held.idle.len() == IDLE_MAX {
         held.idle.pop_front();
@@ -264,143 +291,13 @@ impl Pool {
     }
 }
 
-impl Coming {
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let frame @ Poll::Ready(_) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return frame;
-        }
-        // Only now does the connection know that more is wanted.
-        if let Some(connection) = &mut self.connection {
-            connection.drive(cx);
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
-    }
-
-    /// Puts the connection back, unless it still has something to do: a request that was answered before its end.
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        let Some(mut connection) = self.connection.take() else { return };
-        connection.drive(cx);
-        if matches!(connection.sender.poll_ready(cx), Poll::Ready(Ok(()))) {
-            keep(&self.pool, connection);
-        }
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let coming = match self.get_mut() {
-            Answer::Whole(data) => return Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
-            Answer::Coming(coming) => coming,
-        };
-        if let Some(first) = coming.first.take() {
-            return Poll::Ready(Some(Ok(first)));
-        }
-        let frame = coming.poll_incoming(cx);
-        if matches!(frame, Poll::Ready(None)) || (frame.is_ready() && coming.incoming.is_end_stream()) {
-            coming.finish(cx);
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Answer::Whole(data) => data.is_none(),
-            Answer::Coming(coming) => coming.first.is_none() && coming.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Answer::Whole(data) => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
-            // What came with the head is no longer counted by hyper.
-            Answer::Coming(coming) => match coming.first.as_ref().and_then(Frame::data_ref) {
-                None => coming.incoming.size_hint(),
-                Some(first) => {
-                    let (mut hint, more) = (coming.incoming.size_hint(), first.len() as u64);
-                    match hint.exact() {
-                        Some(rest) => hint.set_exact(rest + more),
-                        None => hint.set_lower(hint.lower() + more),
-                    }
-                    hint
-                }
-            },
-        }
-    }
-}
-
-/// A unix stream on which a peer that no longer reads can still be heard. A watchdog that refuses an upload (413)
-/// answers and closes while the upload is under way: writing then fails, and without this the answer that is
-/// already there would be lost. What was to be written is thrown away, and the reading side says how it ended.
-#[derive(Debug)]
-struct PatientStream {
-    stream: UnixStream,
-    refused: bool,
-}
-
-impl PatientStream {
-    fn forgive(&mut self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(Err(error))
-                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
-            {
-                self.refused = true;
-                Poll::Ready(Ok(offered))
-            }
-            other => other,
-        }
-    }
-}
-
-impl AsyncRead for PatientStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for PatientStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.refused {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.forgive(written, bytes.len())
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let offered = slices.iter().map(|slice| slice.len()).sum();
-        if self.refused {
-            return Poll::Ready(Ok(offered));
-        }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.forgive(written, offered)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
     use super::*;
+    use http_body::Body as _;
     use http_body_util::BodyExt as _;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::UnixListener;
 
     /// Answers `count` requests on one connection, which it returns open.

@@ -234,9 +234,9 @@ async fn exchange(limit: Option<Duration>, lease: &Lease, request: Request<Uploa
 async fn explain(lease: &Lease, error: LinkError) -> Why {
     match &error {
         LinkError::Full | LinkError::Connect(_) => Why::Full(error),
-        LinkError::Exchange(cause) if cause.is_user() => Why::Aborted,
-        LinkError::Exchange(cause) if cause.is_parse() => Why::Broken(error),
-        LinkError::Exchange(_) => match lease.death().await {
+        LinkError::Upload(_) => Why::Aborted,
+        LinkError::Head(_) | LinkError::LongHead | LinkError::Chunks(_) => Why::Broken(error),
+        LinkError::Lost(_) | LinkError::CutShort => match lease.death().await {
             Some(cause) => Why::Died(cause),
             None => Why::Broken(error),
         },

@@ -1,34 +1,25 @@
-//! One connection, served by hyper on a thread of its own, guest included: from the socket to the machine and back no
-//! other thread has to wake up. Started by the server for each connection.
+//! One connection, served on a thread of its own, guest included: from the socket to the machine and back no other thread
+//! has to wake up. Started by the server for each connection.
 //! It never waits while it holds a machine: that is settled first, once the answer is on its way.
 //!
 //! ```text
-//!  serve ─► poll hyper ─► Io::read ─► Exchange::answer ─► guest ─► Io::write ─► settle ─► wait ─┐
-//!             ▲                                                              (for the socket,   │
-//!             └─────────────────────────────────────────────────────────── the drain, a limit) ◄┘
+//!  serve ─► Line::read_head ─► Exchange::answer ─► Line::read_body ─► guest ─► Line::send ─► settle ─┐
+//!             ▲     (waits for the socket, the drain, a limit)                                       │
+//!             └──────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! This is the smallest event loop that hyper needs: one future, one socket. A runtime of tokio for each thread would
-//! take three descriptors more, and two microseconds of each request.
+//! A request takes four system calls: `poll`, `recv`, `KVM_RUN`, `writev`.
 
 use std::{
-    cell::{Cell, RefCell},
-    future::Future as _,
-    io::{self, IoSlice},
+    io::IoSlice,
+    mem,
     os::fd::OwnedFd,
-    pin::Pin,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::StatusCode;
-use http_body::Body as _;
-use hyper::{body::Incoming, rt::ReadBufCursor, server::conn::http1, service::service_fn};
+use kernlet_http1::{BadChunk, BadHead, BodyLength, Chunks, RequestHead};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, writev},
@@ -39,14 +30,17 @@ use crate::{
     exchange::Exchange,
     keeper::{Caller, send_last},
     pool::Unsettled,
-    response,
+    response::{self, Encoder, HttpResponse},
 };
-
-/// Most header fields of a request: hyper's own limit, which is the gateway's, and what the gateway adds.
-const HEADERS_MAX: usize = 128;
 
 /// Bytes that are read from the socket at once.
 const READ_MAX: usize = 64 * 1024;
+
+/// Longest head of a request, in bytes: far more than the guest's window takes, so that who sends too much is told.
+const HEAD_MAX: usize = 512 * 1024;
+
+/// Memory for bodies that a connection keeps from one request to the next, in bytes.
+const BODY_KEPT: usize = 64 * 1024;
 
 /// How long the rest of a refused body is read and thrown away, so that its sender sees the answer instead of
 /// a broken connection.
@@ -55,136 +49,341 @@ const LINGER: Duration = Duration::from_secs(5);
 /// What a client gets that did not send the head of its request in time.
 const HEAD_TOO_SLOW: &str = "the request's head did not arrive in time; send it in one go";
 
-/// What a connection's thread waits for, and until when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaiting {
-    /// The head of the next request; from when on is known once it waits.
-    Head(Option<Instant>),
-    /// The rest of a body.
-    Body(Instant),
-    /// The rest of a body that nobody wants.
-    Refused(Instant),
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Why a body is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client hung up.
+    #[error("the connection ended")]
+    Ended,
+    /// The connection failed.
+    #[error("the connection failed")]
+    Socket(#[source] std::io::Error),
+    /// What came is no body.
+    #[error("a body in chunks is not one")]
+    Chunks(#[source] BadChunk),
+    /// There is more of it than it may have.
+    #[error("there is more of it than {0} bytes")]
+    TooLarge(u64),
+    /// Its time is over.
+    #[error("its time is over")]
+    TooSlow,
 }
 
-/// What the parts of a connection share, all on its thread.
+/// What is still to come of a request's body.
 #[derive(Debug)]
-pub(crate) struct Line {
+enum Rest {
+    /// So many bytes; for none, the next request.
+    Known(u64),
+    Chunked(Chunks),
+    /// Nobody knows where it ends.
+    Unknown,
+}
+
+impl Rest {
+    fn of(length: BodyLength) -> Self {
+        match length {
+            BodyLength::Known(length) => Self::Known(length),
+            BodyLength::Chunked => Self::Chunked(Chunks::new()),
+            BodyLength::UntilClose => Self::Unknown,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Known(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.is_over(),
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// A connection's socket and what has been read from it, all on its thread.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
     socket: Arc<OwnedFd>,
     pub(crate) caller: Arc<Caller>,
-    awaiting: Cell<Awaiting>,
-    /// The last read took all there was; nothing has come since as far as is known.
-    drained: Cell<bool>,
-    wants_read: Cell<bool>,
-    wants_write: Cell<bool>,
-    /// The socket did not take the last thing that was written, or not all of it.
-    clogged: Cell<bool>,
-    /// A body that was refused before its end.
-    refused: RefCell<Option<Incoming>>,
+    /// Becomes readable when the watchdog is to end; gone once that was seen.
+    draining: Option<&'a OwnedFd>,
+    /// What was read and not yet used is from `start` to `end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The last read took as much as it could, so that there may be more.
+    more: bool,
+    rest: Rest,
+    /// Kept for its memory.
+    body: Vec<u8>,
     /// The machine of the request that was answered last.
-    unsettled: RefCell<Option<Unsettled>>,
+    unsettled: Option<Unsettled>,
 }
 
-impl Line {
+/// What a thread waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// The socket can be read, or written; or a signal came.
+    Ready,
+    Late,
+    /// The watchdog is to end.
+    Draining,
+}
+
+/// What came of waiting for a request's head.
+enum Next {
+    Request,
+    /// The connection is over; what its client is told, if anything.
+    End(Option<HttpResponse>),
+}
+
+/// Bytes that a read gave.
+enum Got {
+    Some,
+    None(Waited),
+    End(Option<Errno>),
+}
+
+impl<'a> Line<'a> {
+    fn new(socket: Arc<OwnedFd>, caller: Arc<Caller>, draining: &'a OwnedFd) -> Self {
+        Self {
+            socket,
+            caller,
+            draining: Some(draining),
+            buffer: vec![0; READ_MAX],
+            start: 0,
+            end: 0,
+            more: false,
+            rest: Rest::Known(0),
+            body: Vec::new(),
+            unsettled: None,
+        }
+    }
+
     /// Makes the machine of the last request ready for the next one, if that is still to be done.
-    pub(crate) fn settle(&self) {
+    fn settle(&mut self) {
         drop(self.unsettled.take());
     }
 
     /// Keeps a machine until its request's answer is on its way.
-    pub(crate) fn settle_later(&self, machine: Unsettled) {
-        self.unsettled.replace(Some(machine));
+    pub(crate) fn settle_later(&mut self, machine: Unsettled) {
+        self.unsettled = Some(machine);
     }
 
-    /// Whether all that was to be sent is sent.
-    pub(crate) fn is_free(&self) -> bool {
-        !self.clogged.get()
-    }
-
-    /// Waits for a body until `over`, from here on.
-    pub(crate) fn await_body(&self, over: Instant) {
-        self.awaiting.set(Awaiting::Body(over));
-    }
-
-    /// Whether the time for a body is over.
-    pub(crate) fn body_is_late(&self) -> bool {
-        matches!(self.awaiting.get(), Awaiting::Body(over) if over <= Instant::now())
-    }
-
-    /// The request has been read, or refused; its answer comes next.
-    pub(crate) fn await_head(&self) {
-        self.awaiting.set(Awaiting::Head(None));
-    }
-
-    /// Reads what is left of a refused body, for a while.
-    pub(crate) fn linger(&self, body: Incoming) {
-        if !body.is_end_stream() {
-            self.refused.replace(Some(body));
-            self.awaiting.set(Awaiting::Refused(Instant::now() + LINGER));
-        }
-    }
-
-    /// Throws away what has come of a refused body.
-    fn poll_refused(&self, cx: &mut Context<'_>) {
-        let mut refused = self.refused.borrow_mut();
-        let Some(body) = refused.as_mut() else { return };
-        let is_late = matches!(self.awaiting.get(), Awaiting::Refused(over) if over <= Instant::now());
+    /// The next request's head, within `patience` from here on. Once the watchdog is to end only what has been sent already
+    /// is read: it is a request, or the beginning of one.
+    fn read_head(&mut self, head: &mut RequestHead, patience: Duration) -> Next {
+        let over = Instant::now() + patience;
+        let mut seen = 0;
         loop {
-            match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Pending if !is_late => return,
-                Poll::Pending | Poll::Ready(_) => break,
+            let unread = &self.buffer[self.start..self.end];
+            let read = if unread.is_empty() { Ok(None) } else { head.read(unread, seen) };
+            seen = unread.len();
+            match read {
+                Ok(Some(length)) => {
+                    self.start += length;
+                    self.rest = Rest::of(head.body());
+                    return Next::Request;
+                }
+                Err(error) => return Next::End(Some(bad_head(error))),
+                Ok(None) if seen >= HEAD_MAX => return Next::End(Some(head_too_large())),
+                Ok(None) => {}
+            }
+            match self.fill(over) {
+                Got::Some => {}
+                Got::None(Waited::Late) if seen > 0 => {
+                    return Next::End(Some(response::own(StatusCode::REQUEST_TIMEOUT, HEAD_TOO_SLOW)));
+                }
+                Got::None(Waited::Draining) => self.more = true,
+                // One that is merely kept alive is closed without a word.
+                Got::None(Waited::Late) | Got::End(_) => return Next::End(None),
+                Got::None(Waited::Ready) if seen == 0 && self.draining.is_none() => return Next::End(None),
+                Got::None(Waited::Ready) => {}
             }
         }
-        *refused = None;
-        self.await_head();
-        // Without the body's other end hyper has something to do.
-        cx.waker().wake_by_ref();
+    }
+
+    /// Reads the request's body. Refuses one that has more bytes than `limit`, or takes longer than `patience`.
+    pub(crate) fn read_body(
+        &mut self,
+        head: &RequestHead,
+        limit: u64,
+        patience: Duration,
+    ) -> Result<Vec<u8>, BodyError> {
+        let mut body = mem::take(&mut self.body);
+        body.clear();
+        if self.rest.is_over() {
+            return Ok(body);
+        }
+        if head.expects_continue() && self.start == self.end {
+            // It fits: the client has taken all that was sent before.
+            let _ = send(&self.socket, CONTINUE, SendFlags::NOSIGNAL);
+        }
+        // Only looked at where something is still to come.
+        let mut over = None;
+        loop {
+            self.take_read(&mut body)?;
+            if body.len() as u64 > limit {
+                return Err(BodyError::TooLarge(limit));
+            }
+            if self.rest.is_over() {
+                return Ok(body);
+            }
+            let over = *over.get_or_insert_with(|| Instant::now() + patience);
+            match self.fill(over) {
+                Got::Some | Got::None(Waited::Ready | Waited::Draining) => {}
+                Got::None(Waited::Late) => return Err(BodyError::TooSlow),
+                Got::End(None) => return Err(BodyError::Ended),
+                Got::End(Some(error)) => return Err(BodyError::Socket(error.into())),
+            }
+        }
+    }
+
+    /// Keeps a body's memory for the next one.
+    pub(crate) fn done_with(&mut self, body: Vec<u8>) {
+        if body.capacity() <= BODY_KEPT {
+            self.body = body;
+        }
+    }
+
+    /// Takes what has been read already and belongs to the body.
+    fn take_read(&mut self, body: &mut Vec<u8>) -> Result<(), BodyError> {
+        let read = &self.buffer[self.start..self.end];
+        match &mut self.rest {
+            Rest::Known(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(read.len());
+                body.extend_from_slice(&read[..length]);
+                *left -= length as u64;
+                self.start += length;
+            }
+            Rest::Chunked(chunks) => {
+                while !chunks.is_over() {
+                    let read = &self.buffer[self.start..self.end];
+                    match chunks.step(read) {
+                        Ok(step) if step.taken == 0 => break,
+                        Ok(step) => {
+                            body.extend_from_slice(&read[step.data]);
+                            self.start += step.taken;
+                        }
+                        Err(error) => {
+                            self.rest = Rest::Unknown;
+                            return Err(BodyError::Chunks(error));
+                        }
+                    }
+                }
+            }
+            Rest::Unknown => {}
+        }
+        Ok(())
+    }
+
+    /// Reads what there is into the buffer; waits for it, if nothing is.
+    fn fill(&mut self, over: Instant) -> Got {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > READ_MAX {
+                // A longer head needed more.
+                self.buffer = vec![0; READ_MAX];
+            }
+        } else if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.end == self.buffer.len() {
+                self.buffer.resize(self.buffer.len() + READ_MAX, 0);
+            }
+        }
+        if !self.more {
+            match self.wait(PollFlags::IN, Some(over)) {
+                Waited::Ready => {}
+                other => return Got::None(other),
+            }
+        }
+        let room = &mut self.buffer[self.end..];
+        let asked = room.len();
+        let got = retry(|| recv(&self.socket, &mut *room, RecvFlags::empty()).map(|(_, read)| read));
+        self.more = got == Ok(asked);
+        match got {
+            Ok(0) => Got::End(None),
+            Ok(read) => {
+                self.end += read;
+                Got::Some
+            }
+            Err(Errno::AGAIN) => Got::None(Waited::Ready),
+            Err(error) => Got::End(Some(error)),
+        }
+    }
+
+    /// Sends an answer, whole, however long its client takes for it; the machine is settled before it waits. `false`: the
+    /// client is gone.
+    fn send(&mut self, head: &[u8], body: &[u8]) -> bool {
+        let (mut head, mut body) = (head, body);
+        while !(head.is_empty() && body.is_empty()) {
+            let slices = [IoSlice::new(head), IoSlice::new(body)];
+            match retry(|| writev(&self.socket, &slices)) {
+                Ok(sent) => {
+                    let of_head = sent.min(head.len());
+                    head = &head[of_head..];
+                    body = &body[sent - of_head..];
+                }
+                Err(Errno::AGAIN) => {
+                    self.settle();
+                    self.wait(PollFlags::OUT, None);
+                }
+                Err(_) => return false,
+            }
+        }
+        self.settle();
+        true
+    }
+
+    /// Throws away what comes until the body is over, for a while. `false`: it is not over, or the connection is.
+    fn linger(&mut self) -> bool {
+        let over = Instant::now() + LINGER;
+        let mut thrown = Vec::new();
+        loop {
+            if self.take_read(&mut thrown).is_err() {
+                self.rest = Rest::Unknown;
+            }
+            thrown.clear();
+            if matches!(self.rest, Rest::Unknown) {
+                self.start = self.end;
+            }
+            if self.rest.is_over() {
+                return true;
+            }
+            match self.fill(over) {
+                Got::Some | Got::None(Waited::Ready | Waited::Draining) => {}
+                Got::None(Waited::Late) | Got::End(_) => return false,
+            }
+        }
+    }
+
+    /// Says the last word, in as far as the client takes it, and waits for its own where it still sends.
+    fn close(mut self) {
+        self.settle();
+        if !self.rest.is_over() && shutdown(&self.socket, Shutdown::Write).is_ok() {
+            self.linger();
+        }
     }
 
     /// Waits until there is something to read or to write, as wanted, or the time for it is over, or the drain begins.
-    fn wait(&self, draining: Option<&OwnedFd>, head_time: Duration) -> Woken {
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, self.wants_read.get());
-        wanted.set(PollFlags::OUT, self.wants_write.get());
-        let over = match self.awaiting.get() {
-            // A client that does not take its answer has the time that it needs.
-            _ if self.wants_write.get() => None,
-            Awaiting::Head(since) => {
-                let since = since.unwrap_or_else(Instant::now);
-                self.awaiting.set(Awaiting::Head(Some(since)));
-                Some(since + head_time)
-            }
-            Awaiting::Body(over) | Awaiting::Refused(over) => Some(over),
-        };
+    fn wait(&mut self, wanted: PollFlags, over: Option<Instant>) -> Waited {
         let timeout = over.map(|over| timespec(over.saturating_duration_since(Instant::now())));
         let client = PollFd::new(&self.socket, wanted);
         // An interruption by a signal is as good as having been woken for nothing.
         let wait = |sources: &mut [PollFd<'_>]| poll(sources, timeout.as_ref()).unwrap_or(1);
-        let (ready, drains) = match draining {
+        let (ready, drains) = match self.draining {
             Some(draining) => {
                 let mut sources = [client, PollFd::new(draining, PollFlags::IN)];
                 (wait(&mut sources), !sources[1].revents().is_empty())
             }
             None => (wait(&mut [client]), false),
         };
-        self.drained.set(false);
-        match self.awaiting.get() {
-            _ if drains => Woken::Draining,
-            Awaiting::Head(_) if ready == 0 => Woken::HeadTooSlow,
-            _ => Woken::Ready,
+        if drains {
+            self.draining = None;
+            return Waited::Draining;
         }
+        if ready == 0 { Waited::Late } else { Waited::Ready }
     }
-}
-
-/// Why a thread no longer waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    /// Hyper may go on.
-    Ready,
-    /// No request has come in time.
-    HeadTooSlow,
-    /// The watchdog is to end.
-    Draining,
 }
 
 fn timespec(time: Duration) -> Timespec {
@@ -192,153 +391,48 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() }
 }
 
+fn bad_head(error: BadHead) -> HttpResponse {
+    match error {
+        BadHead::TooManyFields => {
+            response::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &format!("the request's head: {error}"))
+        }
+        error => response::own(StatusCode::BAD_REQUEST, &format!("the request cannot be read: {error}")),
+    }
+}
+
+fn head_too_large() -> HttpResponse {
+    let text = format!("the request's head is longer than {HEAD_MAX} bytes; send less");
+    response::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &text)
+}
+
 /// Serves a connection to its end, on this thread. `draining` becomes readable when the watchdog is to end. Errors are
 /// the client's: it hung up, or does not speak HTTP.
 pub(crate) fn serve(socket: Arc<OwnedFd>, exchange: &Exchange, draining: &OwnedFd) {
-    let line = Rc::new(Line {
-        caller: exchange.keeper.meet(Arc::clone(&socket)),
-        socket,
-        awaiting: Cell::new(Awaiting::Head(None)),
-        drained: Cell::new(false),
-        wants_read: Cell::new(false),
-        wants_write: Cell::new(false),
-        clogged: Cell::new(false),
-        refused: RefCell::default(),
-        unsettled: RefCell::default(),
-    });
-    let io = Io { line: Rc::clone(&line), buffer: vec![0; READ_MAX] };
-    let at: &Line = &line;
-    let service = service_fn(move |request| exchange.answer(request, at));
-    let mut connection = http1::Builder::new().max_headers(HEADERS_MAX).serve_connection(io, service);
-    let progress = Arc::new(Progress::default());
-    let waker = Waker::from(Arc::clone(&progress));
-    let mut cx = Context::from_waker(&waker);
-    let mut draining = Some(draining);
+    let caller = exchange.keeper.meet(Arc::clone(&socket));
+    let mut line = Line::new(socket, caller, draining);
+    let mut head = RequestHead::default();
+    let mut encoder = Encoder::default();
     loop {
-        line.wants_read.set(false);
-        line.wants_write.set(false);
-        if Pin::new(&mut connection).poll(&mut cx).is_ready() {
-            break;
-        }
-        line.poll_refused(&mut cx);
-        if progress.is_made() {
-            continue;
-        }
-        line.settle();
-        match line.wait(draining, exchange.read_timeout) {
-            Woken::Ready => {}
-            Woken::HeadTooSlow => {
-                line.settle();
-                // A connection that is merely kept alive is closed without a word.
-                if !connection.into_parts().read_buf.is_empty() {
-                    send_last(&line.socket, response::own(StatusCode::REQUEST_TIMEOUT, HEAD_TOO_SLOW));
+        match line.read_head(&mut head, exchange.read_timeout) {
+            Next::Request => {}
+            Next::End(last) => {
+                if let Some(last) = last {
+                    send_last(&line.socket, &last);
+                    line.rest = Rest::Unknown;
                 }
                 break;
             }
-            Woken::Draining => {
-                draining = None;
-                // What has been sent already is read first: it is a request, or the beginning of one.
-                if Pin::new(&mut connection).poll(&mut cx).is_ready() {
-                    break;
-                }
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+        }
+        // Where the time for an answer was over, the client has been told.
+        let Ok(answer) = exchange.answer(&head, &mut line) else { break };
+        let goes_on = head.persists() && !response::closes(&answer) && line.draining.is_some();
+        let bytes = encoder.head(&answer, &head, goes_on);
+        let body: &[u8] = if head.method() == "HEAD" { &[] } else { answer.body() };
+        if !line.send(bytes, body) || !goes_on || !line.rest.is_over() && !line.linger() {
+            break;
         }
     }
-}
-
-/// Tells a connection's thread that hyper has more to do before anything has to be waited for.
-#[derive(Debug, Default)]
-struct Progress(AtomicBool);
-
-impl Progress {
-    fn is_made(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
-    }
-}
-
-impl Wake for Progress {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The connection's socket, as hyper reads and writes it. Where it would block, the thread is to wait on the line.
-#[derive(Debug)]
-struct Io {
-    line: Rc<Line>,
-    /// What is read goes through here, since hyper's own buffer may only be filled by copying.
-    buffer: Vec<u8>,
-}
-
-impl hyper::rt::Read for Io {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, mut to: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let Self { line, buffer } = self.get_mut();
-        let room = buffer.len().min(to.remaining());
-        let room = &mut buffer[..room];
-        if line.drained.get() {
-            line.wants_read.set(true);
-            return Poll::Pending;
-        }
-        let asked = room.len();
-        match retry(|| recv(&line.socket, &mut *room, RecvFlags::empty()).map(|(_, read)| read)) {
-            Ok(read) => {
-                // At its end it is asked again, and says so again.
-                line.drained.set(read < asked && read > 0);
-                to.put_slice(&room[..read]);
-                Poll::Ready(Ok(()))
-            }
-            Err(Errno::AGAIN) => {
-                line.wants_read.set(true);
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error.into())),
-        }
-    }
-}
-
-impl Io {
-    fn written(&self, written: Result<usize, Errno>, all: usize) -> Poll<io::Result<usize>> {
-        self.line.clogged.set(written != Ok(all));
-        match written {
-            Err(Errno::AGAIN) => {
-                self.line.wants_write.set(true);
-                Poll::Pending
-            }
-            written => Poll::Ready(written.map_err(io::Error::from)),
-        }
-    }
-}
-
-impl hyper::rt::Write for Io {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.written(retry(|| send(&self.line.socket, bytes, SendFlags::NOSIGNAL)), bytes.len())
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let all = slices.iter().map(|slice| slice.len()).sum();
-        self.written(retry(|| writev(&self.line.socket, slices)), all)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shutdown(&self.line.socket, Shutdown::Write).map_err(io::Error::from))
-    }
+    line.close();
 }
 
 /// Kicks of the monitor may come late, after their guest.

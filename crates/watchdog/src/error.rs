@@ -10,7 +10,7 @@ use kernlet_image::GoDuration;
 use kernlet_jail::JailError;
 use kernlet_monitor::{Cause, Crash, ElfError, HypervisorError, Usage};
 
-use crate::{limit::TimeLimit, listen::ListenError};
+use crate::{connection::BodyError, limit::TimeLimit, listen::ListenError};
 
 /// Why a watchdog did not start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ pub enum InvokeError {
     #[error("the request's body broke off; send it again")]
     BodyBroken {
         /// What the connection said.
-        source: hyper::Error,
+        source: BodyError,
     },
     /// The body did not arrive in time.
     #[error("the request's body did not arrive within {}; send it faster", GoDuration(*.limit))]

@@ -10,11 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, Request, StatusCode, request::Parts};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http::StatusCode;
+use kernlet_http1::RequestHead;
 use kernlet_meter::UsageRecord;
-use kernlet_monitor::{Level, Response, Usage};
+use kernlet_monitor::{Level, Request, Response, Usage};
 
 use crate::{
     Function,
@@ -23,13 +22,13 @@ use crate::{
     keeper::{Keeper, Waiting},
     limit::{Permit, TimeLimit},
     log::Log,
-    metering::{self, Metering, USAGE},
-    request::{self, CallId, OwnedRequest},
+    metering::{self, Metering},
+    request::{self, CallId, Checked},
     response::{self, HttpResponse},
 };
 
 /// Asks for a `Server-Timing` header in the answer.
-const TIMING: HeaderName = HeaderName::from_static("x-kernlet-timing");
+const TIMING: &str = "x-kernlet-timing";
 
 /// What serves the connections of one watchdog.
 #[derive(Debug)]
@@ -64,16 +63,14 @@ impl From<InvokeError> for Unanswered {
 }
 
 impl Exchange {
-    /// Answers one request.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, line: &Line) -> Result<HttpResponse, Overdue> {
-        // One that was sent ahead comes before anything was waited for.
-        line.settle();
-        line.await_head();
-        match request.uri().path() {
+    /// Answers one request, whose body is still to be read.
+    pub(crate) fn answer(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<HttpResponse, Overdue> {
+        let (path, _) = head.target().split_once('?').unwrap_or((head.target(), ""));
+        match path {
             "/_/health" => Ok(self.health()),
             "/_/ready" => Ok(self.ready()),
             "/_/metrics" => Ok(self.metering.expose(&self.function)),
-            _ => self.invoke(request, line).await,
+            _ => self.invoke(head, line),
         }
     }
 
@@ -91,14 +88,12 @@ impl Exchange {
         }
     }
 
-    async fn invoke(&self, request: Request<Incoming>, line: &Line) -> Result<HttpResponse, Overdue> {
+    fn invoke(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<HttpResponse, Overdue> {
         let start = Instant::now();
-        let (parts, body) = request.into_parts();
-        let call_id = CallId::of(&parts.headers);
-        let wants_timing = parts.headers.contains_key(TIMING);
-        let wants_usage = parts.headers.contains_key(USAGE);
-        let method = metering::method_name(&parts.method);
-        let (mut answer, usage) = match self.call(parts, call_id.clone(), body, line).await {
+        let call_id = CallId::of(head);
+        let wants_usage = head.field(UsageRecord::HEADER).is_some();
+        let method = metering::method_name(head.method());
+        let (mut answer, usage) = match self.call(head, &call_id, line) {
             Ok(answered) => answered,
             Err(Unanswered::Overdue(usage)) => {
                 let used = metering::record(&usage);
@@ -120,69 +115,53 @@ impl Exchange {
             let text = format!("{} in {took:?}, {} exits", answer.status().as_u16(), usage.exits);
             self.log.invocation(call_id.as_str(), Level::Debug, &text, &used);
         }
-        response::add_measures(&mut answer, call_id, took, wants_timing.then_some(usage));
+        let timing = head.field(TIMING).map(|_| usage);
+        response::add_measures(&mut answer, &call_id, took, timing);
         Ok(answer)
     }
 
-    /// Lets a request in, gives it to a machine, and checks what comes back.
-    async fn call(
+    /// Lets a request in, gives it to a machine, and checks what comes back. In the order that costs least: what can be
+    /// refused by its head is not read further.
+    fn call(
         &self,
-        parts: Parts,
-        call_id: CallId,
-        mut body: Incoming,
-        line: &Line,
+        head: &RequestHead,
+        call_id: &CallId,
+        line: &mut Line<'_>,
     ) -> Result<(HttpResponse, Usage), Unanswered> {
-        let received = self.receive(parts, call_id, &mut body, line).await;
-        let (request, limit, permit) = match received {
-            Ok(received) => received,
-            Err(error) => {
-                line.linger(body);
-                return Err(error.into());
-            }
-        };
-        let response = self.run(&request, limit, permit, line)?;
-        let usage = response.usage;
-        Ok((response::of_function(&self.function.shared().name, response)?, usage))
-    }
-
-    /// Reads a request, in the order that costs least: what can be refused by its head is not read further.
-    async fn receive(
-        &self,
-        parts: Parts,
-        call_id: CallId,
-        body: &mut Incoming,
-        line: &Line,
-    ) -> Result<(OwnedRequest, TimeLimit, Permit), InvokeError> {
         let shared = self.function.shared();
-        let request = OwnedRequest::new(parts, call_id)?;
+        let request = Checked::new(head, call_id)?;
         let limit = request.time_limit(shared.limit)?;
-        request::check_body(shared, body.size_hint().lower())?;
+        request::check_body(shared, request::stated_length(head))?;
         if let Err(failed @ InvokeError::LoadFailed { .. }) = shared.preload.ready() {
-            return Err(failed);
+            return Err(failed.into());
         }
         // Before the body, so that no more bodies are held in memory than requests may be under way.
         let permit = shared.inflight.enter()?;
-        let body = request::read_body(shared, body, line, self.read_timeout).await?;
-        Ok((request.with_body(body), limit, permit))
+        let body = request::read_body(shared, head, line, self.read_timeout)?;
+        let response = self.run(&request.with_body(&body), call_id, limit, permit, line);
+        line.done_with(body);
+        let response = response?;
+        let usage = response.usage;
+        Ok((response::of_function(&shared.name, response)?, usage))
     }
 
     /// Runs the guest, here and now. Whatever keeps it longer than its time allows, the client is not kept waiting:
     /// the keeper answers then.
     fn run(
         &self,
-        request: &OwnedRequest,
+        request: &Request<'_>,
+        call_id: &CallId,
         limit: TimeLimit,
         permit: Permit,
-        line: &Line,
+        line: &mut Line<'_>,
     ) -> Result<Response, Unanswered> {
         let start = Instant::now();
-        let call_id = request.call_id().clone();
-        self.keeper.begin(&line.caller, Waiting { call_id, limit, start, line_is_free: line.is_free() });
+        self.keeper.begin(&line.caller, Waiting { call_id: call_id.clone(), limit, start });
         let pool = self.function.pool();
         let mut worker = pool.take();
         // A plugin that panics is caught where it is called; this is for what is wrong with ourselves.
         let served = catch_unwind(AssertUnwindSafe(|| {
-            let answer = request.with(|request| worker.serve(request, limit, start));
+            let answer = worker.serve(request, limit, start);
             (answer, worker)
         }));
         let answer = match served {

@@ -62,8 +62,6 @@ pub(crate) struct Waiting {
     pub(crate) call_id: CallId,
     pub(crate) limit: TimeLimit,
     pub(crate) start: Instant,
-    /// Nothing of an earlier answer is still to be sent on the connection.
-    pub(crate) line_is_free: bool,
 }
 
 impl Keeper {
@@ -186,11 +184,9 @@ impl Caller {
 
     /// Answers in place of the connection's thread, which then has nothing more to say on it.
     fn answer_late(&self, error: &InvokeError, late: &Waiting) {
-        if late.line_is_free {
-            let mut answer = response::of_error(error);
-            response::add_measures(&mut answer, late.call_id.clone(), late.start.elapsed(), None::<Usage>);
-            send_last(&self.socket, answer);
-        }
+        let mut answer = response::of_error(error);
+        response::add_measures(&mut answer, &late.call_id, late.start.elapsed(), None::<Usage>);
+        send_last(&self.socket, &answer);
         // The client may be gone.
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
@@ -200,9 +196,9 @@ impl Caller {
     }
 }
 
-/// Sends the last answer of a connection past hyper, which cannot send it. It fits the socket's buffer, which is empty;
-/// a client that is gone does not get it.
-pub(crate) fn send_last(socket: &OwnedFd, answer: HttpResponse) {
+/// Sends the last answer of a connection. It fits the socket's buffer, which is empty; a client that is gone does not get
+/// it.
+pub(crate) fn send_last(socket: &OwnedFd, answer: &HttpResponse) {
     let _ = send(socket, &response::to_last_bytes(answer), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
@@ -210,8 +206,6 @@ pub(crate) fn send_last(socket: &OwnedFd, answer: HttpResponse) {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
     use std::{io::Read as _, os::unix::net::UnixStream};
-
-    use http::HeaderMap;
 
     use super::*;
 
@@ -225,12 +219,12 @@ mod tests {
     }
 
     /// A client that waits for an answer.
-    fn call(line_is_free: bool) -> Call {
+    fn call() -> Call {
         let (client, server) = UnixStream::pair().unwrap();
         let keeper = Keeper::new();
         let caller = keeper.meet(Arc::new(server.into()));
-        let call_id = CallId::of(&HeaderMap::new());
-        let waiting = Waiting { call_id, limit: TimeLimit::of_function(LIMIT), start: Instant::now(), line_is_free };
+        let call_id = CallId::new();
+        let waiting = Waiting { call_id, limit: TimeLimit::of_function(LIMIT), start: Instant::now() };
         let due = waiting.due();
         keeper.begin(&caller, waiting);
         Call { keeper, caller, client, due }
@@ -242,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_call_that_outlasts_its_deadline_is_answered_while_its_thread_is_busy() {
-        let mut call = call(true);
+        let mut call = call();
         assert_eq!(look(&call, call.due - Duration::from_millis(1)), Some(call.due));
         assert_eq!(look(&call, call.due), None);
         let mut answer = String::new();
@@ -256,19 +250,10 @@ mod tests {
 
     #[test]
     fn a_call_that_ended_in_time_is_answered_by_its_thread_alone() {
-        let mut call = call(true);
+        let mut call = call();
         assert!(call.caller.end());
         assert_eq!(look(&call, call.due), None);
         drop(call.caller);
-        let mut nothing = String::new();
-        call.client.read_to_string(&mut nothing).unwrap();
-        assert_eq!(nothing, "");
-    }
-
-    #[test]
-    fn nothing_is_said_in_the_middle_of_an_earlier_answer() {
-        let mut call = call(false);
-        look(&call, call.due);
         let mut nothing = String::new();
         call.client.read_to_string(&mut nothing).unwrap();
         assert_eq!(nothing, "");

@@ -62,6 +62,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
+pub use connection::BodyError;
 pub use error::{InvokeError, WatchdogError};
 pub use function::{Function, Parts};
 pub use limit::{MACHINES_MAX, TimeLimit};

@@ -2,15 +2,12 @@
 //! watchdog's own. Used by the exchange. It never lets a guest write what belongs to the connection or to us.
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll, Waker},
-    time::Duration,
+    io::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::Full;
+use kernlet_http1::RequestHead;
 use kernlet_meter::UsageRecord;
 use kernlet_monitor::Usage;
 
@@ -21,7 +18,7 @@ use crate::{
 };
 
 /// An answer, whole.
-pub(crate) type HttpResponse = Response<Full<Bytes>>;
+pub(crate) type HttpResponse = Response<Vec<u8>>;
 
 /// Marks answers that the platform made and not the function; OpenFaaS's clients retry on it.
 const INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
@@ -41,8 +38,8 @@ pub(crate) fn of_function(function: &str, response: kernlet_monitor::Response) -
     };
     // The monitor lets only 200 to 599 through.
     let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let body = if has_no_body(status) { Bytes::new() } else { Bytes::from(response.body) };
-    let mut answer = Response::new(Full::new(body));
+    let body = if has_no_body(status) { Vec::new() } else { response.body };
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     for (name, value) in response.headers.iter() {
         let parsed = HeaderName::from_bytes(name.as_bytes())
@@ -70,7 +67,7 @@ fn is_ours(name: &HeaderName) -> bool {
 
 /// The watchdog's own answer: one line of text.
 pub(crate) fn own(status: StatusCode, text: &str) -> HttpResponse {
-    let mut answer = Response::new(Full::new(Bytes::from(format!("{text}\n"))));
+    let mut answer = Response::new(format!("{text}\n").into_bytes());
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -94,30 +91,84 @@ pub(crate) fn of_error(error: &InvokeError) -> HttpResponse {
     answer
 }
 
-/// An answer as the connection's last bytes, for where hyper cannot write it any more.
-pub(crate) fn to_last_bytes(answer: HttpResponse) -> Vec<u8> {
-    let (head, mut body) = answer.into_parts();
-    // It is whole and in memory: one frame, which is there at once.
-    let body = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-        Poll::Ready(_) | Poll::Pending => Bytes::new(),
-    };
-    let reason = head.status.canonical_reason().unwrap_or_default();
-    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).into_bytes();
-    let own = [(header::CONTENT_LENGTH, body.len().into()), (header::CONNECTION, HeaderValue::from_static("close"))];
-    let given = head.headers.iter().filter(|(name, _)| **name != header::CONNECTION);
-    for (name, value) in given.chain(own.iter().map(|(name, value)| (name, value))) {
-        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+/// Whether an answer is its connection's last, whatever the client wants.
+pub(crate) fn closes(answer: &HttpResponse) -> bool {
+    answer.headers().get(header::CONNECTION).is_some_and(|connection| connection == "close")
+}
+
+/// Writes the heads of a connection's answers, one after the other into the same memory.
+#[derive(Debug, Default)]
+pub(crate) struct Encoder {
+    bytes: Vec<u8>,
+    /// The second that `date` is of, after 1970.
+    second: u64,
+    date: String,
+}
+
+impl Encoder {
+    /// The head of an answer to a request, after which the connection goes on or not.
+    pub(crate) fn head(&mut self, answer: &HttpResponse, request: &RequestHead, goes_on: bool) -> &[u8] {
+        let connection = match (goes_on, request.is_old()) {
+            (false, _) => Some("close"),
+            (true, true) => Some("keep-alive"),
+            (true, false) => None,
+        };
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if second != self.second {
+            (self.second, self.date) = (second, httpdate::fmt_http_date(now));
+        }
+        self.bytes.clear();
+        encode_head(&mut self.bytes, answer, connection, &self.date);
+        &self.bytes
     }
-    bytes.extend(b"\r\n");
-    bytes.extend(body);
+}
+
+fn encode_head(bytes: &mut Vec<u8>, answer: &HttpResponse, connection: Option<&str>, date: &str) {
+    let status = answer.status();
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(status.as_str().as_bytes());
+    bytes.push(b' ');
+    bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    bytes.extend_from_slice(b"\r\n");
+    for (name, value) in answer.headers() {
+        if *name != header::CONNECTION {
+            field(bytes, name.as_str(), value.as_bytes());
+        }
+    }
+    // Where there can be no content, its length is not stated either (RFC 9110, section 8.6).
+    if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // Writing to memory does not fail.
+        let _ = write!(bytes, "content-length: {}\r\n", answer.body().len());
+    }
+    if let Some(connection) = connection {
+        field(bytes, "connection", connection.as_bytes());
+    }
+    if !answer.headers().contains_key(header::DATE) {
+        field(bytes, "date", date.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+}
+
+fn field(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+/// An answer as a connection's last bytes.
+pub(crate) fn to_last_bytes(answer: &HttpResponse) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_head(&mut bytes, answer, Some("close"), &httpdate::fmt_http_date(SystemTime::now()));
+    bytes.extend_from_slice(answer.body());
     bytes
 }
 
 /// Adds which call this was, how long it took and, on demand, where the time went.
-pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: CallId, took: Duration, usage: Option<Usage>) {
+pub(crate) fn add_measures(answer: &mut HttpResponse, call_id: &CallId, took: Duration, usage: Option<Usage>) {
     let headers = answer.headers_mut();
-    headers.insert(CALL_ID, call_id.into_value());
+    headers.insert(CALL_ID, call_id.to_value());
     if let Ok(seconds) = HeaderValue::try_from(format!("{}.{:06}", took.as_secs(), took.subsec_micros())) {
         headers.insert(DURATION, seconds);
     }
@@ -148,7 +199,6 @@ fn server_timing(took: Duration, usage: Usage) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
-    use http::HeaderMap;
     use kernlet_monitor::Headers;
 
     use super::*;
@@ -162,8 +212,8 @@ mod tests {
         }
     }
 
-    fn size(answer: &HttpResponse) -> u64 {
-        http_body::Body::size_hint(answer.body()).exact().unwrap()
+    fn size(answer: &HttpResponse) -> usize {
+        answer.body().len()
     }
 
     #[test]
@@ -252,7 +302,7 @@ mod tests {
         let text = server_timing(Duration::from_millis(4), usage);
         assert_eq!(text, "watchdog;dur=0.500, guest;dur=0.500, accel;dur=3.000, exits;desc=\"7\"");
         let mut answer = own(StatusCode::OK, "OK");
-        add_measures(&mut answer, CallId::of(&HeaderMap::new()), Duration::from_millis(1500), Some(usage));
+        add_measures(&mut answer, &CallId::new(), Duration::from_millis(1500), Some(usage));
         assert_eq!(answer.headers()["x-duration-seconds"], "1.500000");
         assert!(answer.headers().contains_key("server-timing"));
     }

@@ -127,7 +127,7 @@ impl Server {
             let function = self.exchange.function.shared().name.to_string();
             let error = InvokeError::NoThread { function, source };
             self.exchange.log.watchdog("", Level::Error, &error.message());
-            send_last(&socket, response::of_error(&error));
+            send_last(&socket, &response::of_error(&error));
         }
     }
 }
