@@ -52,18 +52,7 @@ impl ArgArray {
     /// The next argument to be read, which has to be of this type and to hold it.
     pub(crate) fn next_of(&mut self, kind: u32) -> Result<&mut Arg> {
         let arg = self.next()?;
-        if arg.kind == kind && (arg.is_valid()) { Ok(arg) } else { Err(EINVAL) }
-    }
-
-    /// The next string.
-    pub(crate) fn next_text(&mut self) -> Result<&CStr> {
-        let bytes = self.next_of(arg::STRING)?.bytes()?;
-        // The whole is the string: what follows an earlier zero is not looked at, as C would not.
-        let text = CStr::from_bytes_until_nul(bytes).map_err(|_| EINVAL)?;
-        // SAFETY: the bytes are C's, not the array's: they stay when the position moves.
-        let text = unsafe { CStr::from_ptr(text.as_ptr()) };
-        self.position += 1;
-        Ok(text)
+        if arg.kind == kind && arg.is_valid() { Ok(arg) } else { Err(EINVAL) }
     }
 
     /// Makes room for so many more.

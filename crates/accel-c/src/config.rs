@@ -2,6 +2,7 @@
 //! Made by C programs and by the library's start. Old names of variables work and are warned of.
 
 use std::{
+    borrow::Cow,
     ffi::{CStr, CString, OsStr},
     mem::MaybeUninit,
     os::unix::ffi::OsStrExt as _,
@@ -83,7 +84,9 @@ impl Config {
     }
 
     pub(crate) fn log(&self) {
-        let text = |text: Option<&CStr>| text.map_or("(none)".into(), CStr::to_string_lossy);
+        fn text(text: Option<&CStr>) -> Cow<'_, str> {
+            text.map_or("(none)".into(), CStr::to_string_lossy)
+        }
         debug!("plugins = {}", text(self.plugins()));
         debug!("log_level = {}", self.log_level);
         debug!("log_file = {}", text(self.log_file()));

@@ -12,7 +12,6 @@ pub(crate) struct Errno(c_int);
 /// What the functions of this crate return.
 pub(crate) type Result<T = ()> = std::result::Result<T, Errno>;
 
-pub(crate) const EACCES: Errno = Errno(libc::EACCES);
 /// A plugin broke down.
 pub(crate) const EBACKEND: Errno = Errno(libc::EPROTO);
 pub(crate) const EEXIST: Errno = Errno(libc::EEXIST);

@@ -70,7 +70,7 @@ impl From<NotLoaded> for Errno {
 
 impl Library {
     /// Loads a library and initializes its plugin, unless `is_loaded` knows it.
-    pub(crate) fn load(path: &str, is_loaded: impl Fn(&Self) -> bool) -> Result<Self, NotLoaded> {
+    pub(crate) fn load(path: &str, is_loaded: impl Fn(&Self) -> bool) -> std::result::Result<Self, NotLoaded> {
         let library = Self::open(path)?;
         if is_loaded(&library) {
             error!("plugin {} is loaded already", library.name);
@@ -81,7 +81,7 @@ impl Library {
         Ok(library)
     }
 
-    fn open(path: &str) -> Result<Self, NotLoaded> {
+    fn open(path: &str) -> std::result::Result<Self, NotLoaded> {
         let c_path = CString::new(path).map_err(|_| NotLoaded::Refused(EINVAL))?;
         // SAFETY: loading a library runs its constructors, which is what loading a plugin is for.
         let handle = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_LAZY) };
@@ -197,7 +197,7 @@ api! {
 }
 
 /// Looks whether a plugin says what it has to, and whether it is for this version.
-fn check(info: &PluginInfo) -> Result<(), (Errno, String)> {
+fn check(info: &PluginInfo) -> std::result::Result<(), (Errno, String)> {
     let wrong = |what: &str| Err((EINVAL, what.to_owned()));
     if info.name.is_null() {
         return wrong("has no name");

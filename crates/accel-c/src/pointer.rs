@@ -57,6 +57,11 @@ impl<'a, T> Items<'a, T> {
         self.0.is_null()
     }
 
+    /// Where they are.
+    pub(crate) const fn address(self) -> *const T {
+        self.0
+    }
+
     /// The values; null is an error unless there are none, as is an address that no `T` can have.
     ///
     /// # Safety

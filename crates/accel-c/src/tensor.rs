@@ -14,6 +14,19 @@ use crate::{
     types::{Buffer, Flag, Tensor, TfNode, TfStatus},
 };
 
+impl<Rank, Dim> Tensor<Rank, Dim> {
+    /// Frees what it owns.
+    pub(crate) fn free(&mut self) {
+        if self.owned.get() {
+            // SAFETY: owned data is malloc's and the tensor's.
+            unsafe { memory::free(self.data) };
+        }
+        // SAFETY: dimensions are malloc's and the tensor's.
+        unsafe { memory::free_field(&mut self.dims) };
+        (self.data, self.size, self.owned) = (ptr::null_mut(), 0, Flag::NO);
+    }
+}
+
 impl<Rank: Copy + Default + TryInto<usize>, Dim: Copy> Tensor<Rank, Dim> {
     /// A tensor without data, of these dimensions, or of zeroes where they are not said.
     fn new(rank: Rank, dims: Items<'_, Dim>, data_type: u32) -> Result<Self> {
@@ -37,13 +50,8 @@ impl<Rank: Copy + Default + TryInto<usize>, Dim: Copy> Tensor<Rank, Dim> {
     }
 
     fn release(&mut self) {
-        if self.owned.get() {
-            // SAFETY: owned data is malloc's and the tensor's.
-            unsafe { memory::free(self.data) };
-        }
-        // SAFETY: dimensions are malloc's and the tensor's.
-        unsafe { memory::free_field(&mut self.dims) };
-        (self.data, self.size, self.owned, self.nr_dims) = (ptr::null_mut(), 0, Flag::NO, Rank::default());
+        self.free();
+        self.nr_dims = Rank::default();
     }
 
     fn set_data(&mut self, data: *mut c_void, size: usize) {

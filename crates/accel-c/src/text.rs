@@ -4,7 +4,7 @@
 use std::ffi::c_char;
 
 use crate::{
-    errno::{EINVAL, Result},
+    errno::EINVAL,
     memory,
     pointer::{ItemsMut, Out, Text},
 };
@@ -20,16 +20,16 @@ api! {
             return Err(EINVAL);
         }
         // SAFETY: C gave `size` with `lower`.
-        write_cut(unsafe { lower.slice(size) }?, &lowered);
+        write_cut(unsafe { ItemsMut::at(lower.address().cast::<u8>()).slice(size) }?, &lowered);
         Ok(())
     }
 }
 
 /// Writes a string with its zero, cut to the room.
-fn write_cut(room: &mut [c_char], text: &[u8]) {
+pub(crate) fn write_cut(room: &mut [u8], text: &[u8]) {
     let Some((last, room)) = room.split_last_mut() else { return };
     *last = 0;
-    for (to, from) in room.iter_mut().zip(text) {
-        *to = from.cast_signed();
+    for (to, from) in room.iter_mut().zip(text.iter().chain([&0])) {
+        *to = *from;
     }
 }

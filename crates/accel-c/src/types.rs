@@ -33,6 +33,7 @@ pub(crate) const OPERATIONS: usize = 24;
 
 /// `VACCEL_RESOURCE_*`
 pub(crate) const RESOURCE_LIB: u32 = 0;
+pub(crate) const RESOURCE_DATA: u32 = 1;
 pub(crate) const RESOURCE_MODEL: u32 = 2;
 
 /// `VACCEL_BLOB_*`
