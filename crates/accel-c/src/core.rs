@@ -13,7 +13,7 @@ use std::{
 use crate::{
     binding,
     errno::{EINVAL, Result},
-    log, ops, registry, resource, rundir, session,
+    library, log, ops, registry, resource, rundir, session,
     types::Config,
 };
 
@@ -147,7 +147,7 @@ fn start(config: Config) -> Result {
         *old = config;
     });
     configure_log();
-    info!("vAccel {} of Kernlet", env!("CARGO_PKG_VERSION"));
+    info!("vAccel {} of Kernlet {}", library::VERSION.to_string_lossy(), env!("CARGO_PKG_VERSION"));
     config_mut(|config| config.log());
     OWNER.store(std::process::id(), Ordering::Relaxed);
     let plugins = config_mut(|config| config.plugins().map(|plugins| plugins.to_string_lossy().into_owned()));

@@ -450,7 +450,7 @@ struct Folder(Option<PathBuf>);
 
 impl Folder {
     fn new(id: i64, needed: bool) -> Result<Self> {
-        Ok(Self(if needed { Some(rundir::folder_of("resource", id)?) } else { None }))
+        Ok(Self(if needed { Some(rundir::folder_of(rundir::RESOURCE, id)?) } else { None }))
     }
 
     fn path(&self) -> Option<&Path> {

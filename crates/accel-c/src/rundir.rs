@@ -18,31 +18,42 @@ use crate::{
     file::as_path,
 };
 
-/// The folder, once it is made. The string is kept for good, since C may have a pointer to it.
-static FOLDER: Mutex<Option<&'static CStr>> = Mutex::new(None);
+/// How the names of folders begin that are made in it.
+const KINDS: [&str; 2] = [SESSION, RESOURCE];
+pub(crate) const SESSION: &str = "session.";
+pub(crate) const RESOURCE: &str = "resource.";
+
+/// The folder, once it is made.
+static FOLDER: Mutex<Folder> = Mutex::new(Folder { is_there: false, paths: Vec::new() });
+
+struct Folder {
+    is_there: bool,
+    /// The last is the folder's; those before are kept for good, since C may have pointers to them.
+    paths: Vec<CString>,
+}
 
 api! {
     fn vaccel_rundir() -> *const c_char {
         crate::core::is_ready();
-        folder().map_or(ptr::null(), CStr::as_ptr)
+        with_folder(CStr::as_ptr).unwrap_or(ptr::null())
     }
 }
 
-/// The process's folder, made now if it is not there.
-fn folder() -> Result<&'static CStr> {
+/// Does something with the process's folder, which is made now if it is not there.
+fn with_folder<T>(work: impl FnOnce(&CStr) -> T) -> Result<T> {
     let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(folder) = *folder {
-        return Ok(folder);
+    if !folder.is_there {
+        let path = make()?;
+        debug!("the folder for files of this process is {}", path.to_string_lossy());
+        folder.paths.push(path);
+        folder.is_there = true;
     }
-    let made: &CStr = Box::leak(make()?.into_boxed_c_str());
-    debug!("the folder for files of this process is {}", made.to_string_lossy());
-    *folder = Some(made);
-    Ok(made)
+    folder.paths.last().map(|path| work(path)).ok_or(EIO)
 }
 
 /// A folder for a session or a resource.
 pub(crate) fn folder_of(kind: &str, id: i64) -> Result<PathBuf> {
-    let path = as_path(folder()?).join(format!("{kind}.{id}"));
+    let path = with_folder(|folder| as_path(folder).join(format!("{kind}{id}")))?;
     private(&path).map_err(|error| {
         warn!("cannot make the folder {}: {error}", path.display());
         Errno::from(&error)
@@ -57,12 +68,21 @@ pub(crate) fn remove(path: &Path) {
     }
 }
 
-/// Removes the process's folder.
+/// Removes the process's folder, with what is left in those of sessions and resources that were never released.
 pub(crate) fn end() {
-    let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(folder) = folder {
-        remove(as_path(folder));
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if !std::mem::take(&mut folder.is_there) {
+        return;
     }
+    let Some(folder) = folder.paths.last().map(|path| as_path(path)) else { return };
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_ours = KINDS.iter().any(|kind| name.as_bytes().starts_with(kind.as_bytes()));
+        if is_ours && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            warn!("cannot remove the folder {}: {error}", entry.path().display());
+        }
+    }
+    remove(folder);
 }
 
 fn make() -> Result<CString> {

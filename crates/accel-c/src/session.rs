@@ -153,7 +153,7 @@ fn init(session: Option<NonNull<Session>>, flags: u32) -> Result {
     list::clear(&mut written.entry);
     written.resources.iter_mut().for_each(list::clear);
     // A session without a folder works all the same, but for plugins that want one.
-    let folder = rundir::folder_of("session", id).ok();
+    let folder = rundir::folder_of(rundir::SESSION, id).ok();
     if let Some(folder) = &folder {
         rundir::write(folder.as_os_str(), &mut written.rundir);
     }

@@ -39,11 +39,7 @@ api! {
         if session.is_none() {
             return Err(EINVAL);
         }
-        run(session, read, write).inspect_err(|errno| {
-            if *errno == EINVAL {
-                error!("the arguments of a generic operation are not as it has them");
-            }
-        })
+        run(session, read, write)
     }
 }
 
