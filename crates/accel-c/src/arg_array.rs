@@ -27,7 +27,7 @@ type Deserializer = Option<unsafe extern "C" fn(*const c_void, usize, u32, usize
 
 impl ArgArray {
     /// An array of somebody else's arguments.
-    pub(crate) fn wrap(args: ItemsMut<'_, Arg>, count: usize) -> Result<Self> {
+    pub(crate) fn wrap(args: &ItemsMut<'_, Arg>, count: usize) -> Result<Self> {
         if args.is_null() && count > 0 {
             return Err(EINVAL);
         }
@@ -76,7 +76,9 @@ impl ArgArray {
     /// Adds an argument, for which there is room.
     fn push(&mut self, arg: Arg) {
         // SAFETY: `reserve` made room for it, and the place after the last is within that.
-        unsafe { self.args.add(self.count).write(arg) };
+        let place = unsafe { self.args.add(self.count) };
+        // SAFETY: as above.
+        unsafe { place.write(arg) };
         self.count += 1;
     }
 
@@ -122,7 +124,7 @@ api! {
     }
 
     fn vaccel_arg_array_wrap(array: Out<'_, ArgArray>, args: ItemsMut<'_, Arg>, count: usize) {
-        out(array)?.write(ArgArray::wrap(args, count)?);
+        out(array)?.write(ArgArray::wrap(&args, count)?);
         Ok(())
     }
 

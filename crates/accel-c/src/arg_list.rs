@@ -153,7 +153,9 @@ fn at<'a>(args: *mut Arg, index: c_int) -> Result<&'a Arg> {
         return Err(EINVAL);
     }
     // SAFETY: C promises an argument of this index, in which it gives no count.
-    Ok(unsafe { &*args.add(index) })
+    let arg = unsafe { args.add(index) };
+    // SAFETY: as above.
+    Ok(unsafe { &*arg })
 }
 
 fn serialize(serializer: Serializer, buf: *mut c_void) -> Result<(*mut c_void, usize)> {

@@ -57,6 +57,11 @@ impl Binding {
         self.others.iter().map(Arc::as_ref)
     }
 
+    /// Whether a library may get its operations.
+    pub(crate) fn has_libraries(&self) -> bool {
+        self.first.is_some() || !self.others.is_empty()
+    }
+
     /// Kernlet's own plugins.
     pub(crate) const fn session(&self) -> &kernlet_accel::Session {
         &self.session

@@ -95,14 +95,18 @@ pub(crate) fn is_ready() -> bool {
 /// Whether profiling regions measure.
 pub(crate) fn profiling_enabled() -> bool {
     is_ready();
+    // SAFETY: the address is the configuration's, which is always there.
+    let flag = unsafe { &raw const (*CONFIG.0.get()).profiling_enabled };
     // SAFETY: the field is a byte that C may change at any time, hence the volatile read.
-    unsafe { (&raw const (*CONFIG.0.get()).profiling_enabled).read_volatile() }.get()
+    unsafe { flag.read_volatile() }.get()
 }
 
 /// Whether plugins of other versions are loaded.
 pub(crate) fn version_ignored() -> bool {
-    // SAFETY: as above.
-    unsafe { (&raw const (*CONFIG.0.get()).version_ignore).read_volatile() }.get()
+    // SAFETY: the address is the configuration's, which is always there.
+    let flag = unsafe { &raw const (*CONFIG.0.get()).version_ignore };
+    // SAFETY: the field is a byte that C may change at any time, hence the volatile read.
+    unsafe { flag.read_volatile() }.get()
 }
 
 fn start_by_itself() -> bool {
@@ -162,10 +166,13 @@ fn start(config: Config) -> Result {
 /// Releases whatever there is.
 fn end() {
     debug!("ending vAccel");
-    for session in registry::read().all_sessions() {
+    // Taken first: releasing them changes the registry.
+    let sessions = registry::read().all_sessions();
+    for session in sessions {
         let _ = session::release(session);
     }
-    for resource in registry::read().all_resources() {
+    let resources = registry::read().all_resources();
+    for resource in resources {
         let _ = resource::release(resource);
     }
     ops::print_profile();

@@ -157,12 +157,7 @@ impl Library {
 
     /// Its function for an operation, if it has one.
     pub(crate) fn function(&self, operation: usize) -> Option<NonNull<c_void>> {
-        if operation >= OPERATIONS {
-            return None;
-        }
-        // SAFETY: the struct is the plugin's and alive, and has so many operations; they are used atomically.
-        let op = unsafe { AtomicPtr::from_ptr((&raw mut (*self.plugin.as_ptr()).ops).cast::<*mut Op>().add(operation)) };
-        let op = op.load(Ordering::Acquire);
+        let op = place_of(self.plugin, operation)?.load(Ordering::Acquire);
         if op.is_null() {
             return None;
         }
@@ -180,20 +175,30 @@ api! {
         // SAFETY: C gave `count` with the operations, which the plugin leaves alone from now on.
         let ops = unsafe { ops.slice(count) }?;
         let owner = Place::new(NonNull::new(ops.first().map_or(std::ptr::null_mut(), |op| op.owner)))?;
-        if ops.iter().any(|op| usize::try_from(op.kind).is_err() || op.kind as usize >= OPERATIONS) {
+        if ops.iter().any(|op| usize::try_from(op.kind).map_or(true, |kind| kind >= OPERATIONS)) {
             error!("a plugin registers an operation that does not exist");
             return Err(EINVAL);
         }
         for op in ops {
-            // SAFETY: the owner is the struct of the plugin, and has a place for each operation; they are used
-            // atomically.
-            let place = unsafe {
-                AtomicPtr::from_ptr((&raw mut (*owner.as_ptr()).ops).cast::<*mut Op>().add(op.kind as usize))
-            };
-            place.store(op, Ordering::Release);
+            if let Some(place) = usize::try_from(op.kind).ok().and_then(|operation| place_of(owner, operation)) {
+                place.store(op, Ordering::Release);
+            }
         }
         Ok(())
     }
+}
+
+/// Where a plugin has an operation: used atomically, since a plugin may register more while it is used.
+fn place_of<'a>(plugin: Place<Plugin>, operation: usize) -> Option<&'a AtomicPtr<Op>> {
+    if operation >= OPERATIONS {
+        return None;
+    }
+    // SAFETY: the struct is a plugin's and alive.
+    let ops = unsafe { &raw mut (*plugin.as_ptr()).ops };
+    // SAFETY: it has a place for each operation.
+    let place = unsafe { ops.cast::<*mut Op>().add(operation) };
+    // SAFETY: a pointer there is used by this function's callers only, and lives as long as the plugin.
+    Some(unsafe { AtomicPtr::from_ptr(place) })
 }
 
 /// Looks whether a plugin says what it has to, and whether it is for this version.

@@ -49,20 +49,24 @@ impl Region {
             self.grow()?;
         }
         // SAFETY: there is room for it.
-        unsafe { self.samples.add(self.nr_entries).write(Sample { start: now(), time: 0 }) };
+        let place = unsafe { self.samples.add(self.nr_entries) };
+        // SAFETY: as above.
+        unsafe { place.write(Sample { start: now(), time: 0 }) };
         self.nr_entries += 1;
         Ok(())
     }
 
     fn stop(&self) -> Result {
-        let last = self.samples()?.last_mut().ok_or(ENOENT)?;
+        // SAFETY: C promises as many samples as the region says, which one thread uses at a time.
+        let samples = unsafe { ItemsMut::at(self.samples).slice(self.nr_entries) }?;
+        let last = samples.last_mut().ok_or(ENOENT)?;
         last.time = now().saturating_sub(last.start);
         Ok(())
     }
 
-    fn samples(&self) -> Result<&mut [Sample]> {
-        // SAFETY: C promises as many samples as the region says, which one thread uses at a time.
-        unsafe { ItemsMut::at(self.samples).slice(self.nr_entries) }
+    fn samples(&self) -> Result<&[Sample]> {
+        // SAFETY: as above.
+        unsafe { ItemsMut::at(self.samples).slice(self.nr_entries) }.map(|samples| &*samples)
     }
 
     fn name(&self) -> &CStr {

@@ -60,9 +60,8 @@ impl<T> Place<T> {
 impl Place<Session> {
     /// The id that the struct has. Another thread may be releasing it.
     fn id(self) -> i64 {
-        // SAFETY: C promises a session there, whether or not it was initialized; the field is used atomically.
-        let id = unsafe { AtomicI64::from_ptr(&raw mut (*self.as_ptr()).id) };
-        id.load(Ordering::Acquire)
+        // SAFETY: C promises a session there, whether or not it was initialized.
+        atomic(unsafe { &raw mut (*self.as_ptr()).id }).load(Ordering::Acquire)
     }
 
     /// Its hint.
@@ -75,9 +74,8 @@ impl Place<Session> {
 impl Place<Resource> {
     /// The id that the struct has. Another thread may be releasing it.
     pub(crate) fn id(self) -> i64 {
-        // SAFETY: C promises a resource there, whether or not it was initialized; the field is used atomically.
-        let id = unsafe { AtomicI64::from_ptr(&raw mut (*self.as_ptr()).id) };
-        id.load(Ordering::Acquire)
+        // SAFETY: C promises a resource there, whether or not it was initialized.
+        atomic(unsafe { &raw mut (*self.as_ptr()).id }).load(Ordering::Acquire)
     }
 
     /// Its type.
@@ -85,6 +83,12 @@ impl Place<Resource> {
         // SAFETY: C promises a resource there, whose type does not change.
         unsafe { (*self.as_ptr()).kind }
     }
+}
+
+/// The id of a struct that C has, which another thread may be releasing.
+pub(crate) fn atomic<'a>(id: *mut i64) -> &'a AtomicI64 {
+    // SAFETY: it is a field of a struct that C promises to be there, and used atomically on our side.
+    unsafe { AtomicI64::from_ptr(id) }
 }
 
 /// A number that nothing had before.
@@ -235,8 +239,10 @@ impl Registry {
             entry.sessions.push(session_id);
         }
         let (session, resource) = (session.as_ptr(), resource.as_ptr());
-        // SAFETY: both structs are alive and their lists are changed under this lock only.
-        unsafe { list::push(&raw mut (*resource).sessions, &raw mut link.resource_entry) };
+        // SAFETY: the resource is alive.
+        let sessions = unsafe { &raw mut (*resource).sessions };
+        // SAFETY: its list was initialized with it, and the link is alive while it is in the list.
+        unsafe { list::push(sessions, &raw mut link.resource_entry) };
         let index = usize::try_from(kind).unwrap_or_default();
         // SAFETY: the session is alive; the reference ends with the block.
         if let Some(head) = unsafe { &mut (*session).resources }.get_mut(index) {

@@ -262,9 +262,9 @@ struct Parts {
 }
 
 /// Writes a resource to where C wants it, and makes it known.
-fn publish(place: Place<Resource>, id: i64, kind: u32, parts: Parts) {
+fn publish(place: Place<Resource>, id: i64, kind: u32, parts: &Parts) {
     let null = ListEntry { next: ptr::null_mut(), prev: ptr::null_mut() };
-    let Parts { path_kind, paths, nr_paths, blobs, nr_blobs, rundir } = parts;
+    let Parts { path_kind, paths, nr_paths, blobs, nr_blobs, rundir } = *parts;
     let resource = Resource {
         id,
         remote_id: 0,
@@ -317,7 +317,7 @@ fn init_multi(place: Place<Resource>, paths: &[Text<'_>], kind: u32) -> Result {
     }
     let (paths, nr_paths) = copies.into_array()?;
     let (blobs, rundir) = (ptr::null_mut(), ptr::null_mut());
-    publish(place, next_id(), kind, Parts { path_kind, paths, nr_paths, blobs, nr_blobs: 0, rundir });
+    publish(place, next_id(), kind, &Parts { path_kind, paths, nr_paths, blobs, nr_blobs: 0, rundir });
     Ok(())
 }
 
@@ -441,7 +441,7 @@ fn publish_blobs(place: Place<Resource>, id: i64, kind: u32, blobs: Blobs, folde
     })?;
     folder.keep();
     let paths = ptr::null_mut();
-    publish(place, id, kind, Parts { path_kind: PATH_LOCAL_FILE, paths, nr_paths: 0, blobs, nr_blobs, rundir });
+    publish(place, id, kind, &Parts { path_kind: PATH_LOCAL_FILE, paths, nr_paths: 0, blobs, nr_blobs, rundir });
     Ok(())
 }
 
@@ -704,7 +704,6 @@ pub(crate) fn release(place: Place<Resource>) -> Result {
     unsafe { memory::free_field(&mut resource.rundir) };
     (resource.nr_blobs, resource.nr_paths, resource.plugin_priv) = (0, 0, ptr::null_mut::<c_void>());
     debug!("resource {} is gone", resource.id);
-    // SAFETY: the field is used atomically wherever another thread may look at it.
-    unsafe { AtomicI64::from_ptr(&raw mut resource.id) }.store(0, Ordering::Release);
+    registry::atomic(&raw mut resource.id).store(0, Ordering::Release);
     Ok(())
 }

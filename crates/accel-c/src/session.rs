@@ -152,8 +152,8 @@ fn init(session: Option<NonNull<Session>>, flags: u32) -> Result {
     let written = unsafe { &mut *place.as_ptr() };
     list::clear(&mut written.entry);
     written.resources.iter_mut().for_each(list::clear);
-    // A session without a folder works all the same, but for plugins that want one.
-    let folder = rundir::folder_of(rundir::SESSION, id).ok();
+    // Kernlet's own plugins want no folder; and a session without one works all the same, but for plugins that do.
+    let folder = if binding.has_libraries() { rundir::folder_of(rundir::SESSION, id).ok() } else { None };
     if let Some(folder) = &folder {
         rundir::write(folder.as_os_str(), &mut written.rundir);
     }
@@ -249,8 +249,7 @@ pub(crate) fn release(place: Place<Session>) -> Result {
     remove_folder(session);
     debug!("session {} is gone", session.id);
     (session.plugin, session.private) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the field is used atomically wherever another thread may look at it.
-    unsafe { AtomicI64::from_ptr(&raw mut session.id) }.store(0, Ordering::Release);
+    registry::atomic(&raw mut session.id).store(0, Ordering::Release);
     Ok(())
 }
 

@@ -158,12 +158,15 @@ fn check<T>(arrays: &[*mut T], len: usize) -> Result {
     if len > 0 && arrays.iter().any(|array| array.is_null()) { Err(EINVAL) } else { Ok(()) }
 }
 
+/// Slices that are read, and slices that are written.
+type Lent<'a, T, const READ: usize, const WRITE: usize> = ([&'a [T]; READ], [&'a mut [T]; WRITE]);
+
 /// Arrays of `len` elements as slices: those that are read, and those that are written, which have to be apart.
 fn lend<'a, T, const READ: usize, const WRITE: usize>(
     read: [*mut T; READ],
     write: [*mut T; WRITE],
     len: usize,
-) -> Result<([&'a [T]; READ], [&'a mut [T]; WRITE])> {
+) -> Result<Lent<'a, T, READ, WRITE>> {
     for (index, written) in write.iter().enumerate() {
         for other in read.iter().chain(write.iter().skip(index + 1)) {
             check_apart(*written, len, *other, len)?;

@@ -34,8 +34,8 @@ api! {
         write_len: c_int,
     ) {
         let count = |count: c_int| usize::try_from(count).map_err(|_| EINVAL);
-        let read = Reader(ArgArray::wrap(read, count(read_len)?)?);
-        let write = Reader(ArgArray::wrap(write, count(write_len)?)?);
+        let read = Reader(ArgArray::wrap(&read, count(read_len)?)?);
+        let write = Reader(ArgArray::wrap(&write, count(write_len)?)?);
         if session.is_none() {
             return Err(EINVAL);
         }
@@ -195,7 +195,9 @@ impl Reader {
         let (mut values, mut count) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         get_many(Some(&mut self.0), Some(&mut values), Some(&mut count), kind).map_err(|_| EINVAL)?;
         // SAFETY: `get_many` has written both.
-        Ok(unsafe { (values.assume_init(), count.assume_init()) })
+        let values = unsafe { values.assume_init() };
+        // SAFETY: as above.
+        Ok((values, unsafe { count.assume_init() }))
     }
 
     /// The next argument as numbers, whatever its type: programs pass those of these operations raw.
@@ -234,7 +236,10 @@ impl Reader {
     /// All that is left.
     fn rest(&self) -> (*mut Arg, usize) {
         let left = self.0.count.saturating_sub(self.0.position);
-        // SAFETY: the position is at most the count, which C gave with the arguments.
-        if left == 0 { (ptr::null_mut(), 0) } else { (unsafe { self.0.args.add(self.0.position) }, left) }
+        if left == 0 {
+            return (ptr::null_mut(), 0);
+        }
+        // SAFETY: the position is less than the count, which C gave with the arguments.
+        (unsafe { self.0.args.add(self.0.position) }, left)
     }
 }

@@ -152,7 +152,7 @@ api! {
             }
         };
         let own = |call: &Call| {
-            let outcome = names().and_then(|names| tensors.run(call, model, options, &names, TF, |run| Task::TfModelRun(run)));
+            let outcome = names().and_then(|names| tensors.run(call, model, options, &names, TF));
             report(status, outcome)
         };
         // SAFETY: as above.
@@ -181,7 +181,7 @@ api! {
         // SAFETY: that is the function's type; it gets what C gave.
         let call = |f: TfliteRunFunction, s| unsafe { f(s, model.as_ptr(), inputs, nr_inputs, outputs, nr_outputs, status) };
         let own = |call: &Call| {
-            let outcome = tensors.run(call, model, ptr::null(), "", TFLITE, |run| Task::TfliteModelRun(run));
+            let outcome = tensors.run(call, model, ptr::null(), "", TFLITE);
             // SAFETY: C promises room for a byte there, unless it is null.
             if let Some(status) = unsafe { status.as_mut() } {
                 *status = u8::from(outcome.is_err());
@@ -209,7 +209,7 @@ api! {
         let tensors = Tensors::new(inputs, nr_inputs, outputs, nr_outputs)?;
         // SAFETY: that is the function's type; it gets what C gave.
         let call = |f: TorchRunFunction, s| unsafe { f(s, model.as_ptr(), options, inputs, nr_inputs, outputs, nr_outputs) };
-        let own = |call: &Call| tensors.run(call, model, options, "", TORCH, |run| Task::TorchModelRun(run));
+        let own = |call: &Call| tensors.run(call, model, options, "", TORCH);
         // SAFETY: as above.
         unsafe { perform(session, Operation::TorchModelRun, call, own) }
     }
@@ -313,15 +313,7 @@ where
     }
 
     /// Runs a model on Kernlet's plugins; the outputs are new tensors, or null when it fails.
-    fn run(
-        &self,
-        call: &Call,
-        model: Place<Resource>,
-        options: *const Buffer,
-        names: &str,
-        types: Types,
-        task: impl FnOnce(ModelRun<'_>) -> Task<'_>,
-    ) -> Result {
+    fn run(&self, call: &Call, model: Place<Resource>, options: *const Buffer, names: &str, types: Types) -> Result {
         // SAFETY: C gave the count with the outputs.
         let places = unsafe { ItemsMut::at(self.outputs).slice(self.nr_outputs) }?;
         places.fill(ptr::null_mut());
@@ -339,7 +331,12 @@ where
         };
         let mut made = vec![TensorBuf::new(); self.nr_outputs];
         let outputs = made.iter_mut().map(Into::into).collect();
-        call.run(task(ModelRun { model, options, names, inputs, outputs }))?;
+        let run = ModelRun { model, options, names, inputs, outputs };
+        call.run(match call.operation {
+            Operation::TfModelRun => Task::TfModelRun(run),
+            Operation::TfliteModelRun => Task::TfliteModelRun(run),
+            _ => Task::TorchModelRun(run),
+        })?;
         let mut results = Vec::with_capacity(made.len());
         for output in &made {
             match result(output, types) {

@@ -21,10 +21,10 @@
 
 #define RETURNS(expected, call)                                                                         \
 	do {                                                                                            \
-		long long wanted = (expected), got = (call);                                            \
-		if (wanted != got) {                                                                    \
-			fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #call, got, \
-				wanted);                                                                \
+		long long wanted_ = (expected), got_ = (call);                                          \
+		if (wanted_ != got_) {                                                                  \
+			fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #call, got_, \
+				wanted_);                                                               \
 			_exit(1);                                                                       \
 		}                                                                                       \
 	} while (0)

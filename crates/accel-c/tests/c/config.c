@@ -64,8 +64,8 @@ static void life(void)
 	strcpy(rundir, vaccel_rundir());
 	CHECK(strstr(rundir, "vaccel") && is_there(rundir));
 	WORKS(vaccel_session_init(&session, 0));
-	CHECK(is_there(session.rundir) && !strncmp(session.rundir, rundir, strlen(rundir)));
 	WORKS(vaccel_resource_init_from_buf(&resource, "data", 4, VACCEL_RESOURCE_DATA, "kept", false));
+	CHECK(is_there(resource.rundir) && !strncmp(resource.rundir, rundir, strlen(rundir)));
 	WORKS(vaccel_resource_register(&resource, &session));
 	// Starting anew releases what there was.
 	WORKS(vaccel_bootstrap());

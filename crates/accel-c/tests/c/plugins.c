@@ -54,6 +54,9 @@ int main(int count, char **values)
 	RETURNS(VACCEL_EEXIST, vaccel_plugin_load(in(plugins, "libthird.so")));
 	WORKS(vaccel_session_init(&session, 0));
 	CHECK(!strcmp(session.plugin->info->name, "third") && session.plugin->dl_handle);
+	char rundir[PATH_MAX];
+	strcpy(rundir, session.rundir);
+	CHECK(is_there(rundir));
 	RETURNS(1, calls("libthird.so")[0]);
 	WORKS(vaccel_session_update(&session, VACCEL_PLUGIN_TORCH));
 	CHECK(!strcmp(session.plugin->info->name, "minor"));
@@ -81,6 +84,7 @@ int main(int count, char **values)
 	WORKS(vaccel_resource_sync(&buffer, &session));
 	CHECK(list[0] == 'S' && calls("libthird.so")[7] == 1);
 	WORKS(vaccel_session_release(&session));
+	CHECK(!is_there(rundir));
 	RETURNS(2, calls("libthird.so")[6]);
 	WORKS(vaccel_resource_release(&resource));
 	RETURNS(3, calls("libthird.so")[6]);
