@@ -23,6 +23,8 @@ if [ "${1:-}" = --checks ]; then
   need g++ c++ --version
   # A test debugs a function with it.
   need gdb gdb --version
+  # The C API's tests run under it.
+  need valgrind valgrind --version
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then

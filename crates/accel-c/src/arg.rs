@@ -121,13 +121,7 @@ fn init(arg: &mut MaybeUninit<Arg>, buf: Items<'_, u8>, size: usize, kind: u32, 
     Ok(())
 }
 
-pub(crate) fn lend(
-    arg: &mut MaybeUninit<Arg>,
-    buf: *mut c_void,
-    size: usize,
-    kind: u32,
-    custom_id: u32,
-) -> Result {
+pub(crate) fn lend(arg: &mut MaybeUninit<Arg>, buf: *mut c_void, size: usize, kind: u32, custom_id: u32) -> Result {
     if buf.is_null() != (size == 0) {
         return Err(EINVAL);
     }

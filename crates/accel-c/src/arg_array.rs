@@ -21,8 +21,7 @@ use crate::{
 const CAPACITY_DEFAULT: usize = 8;
 
 type Validator = Option<unsafe extern "C" fn(*const c_void, usize, u32) -> Flag>;
-type Serializer =
-    Option<unsafe extern "C" fn(*const c_void, usize, u32, *mut *mut c_void, *mut usize) -> c_int>;
+type Serializer = Option<unsafe extern "C" fn(*const c_void, usize, u32, *mut *mut c_void, *mut usize) -> c_int>;
 type Deserializer = Option<unsafe extern "C" fn(*const c_void, usize, u32, usize, *mut c_void) -> c_int>;
 
 impl ArgArray {

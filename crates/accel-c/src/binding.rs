@@ -4,11 +4,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kernlet_accel::{Hint, Kinds, Plugin, Quota, Runtime};
+use kernlet_accel::{Config, Hint, Kinds, Plugin, Quota, Runtime};
 
 use crate::{
     core,
-    errno::{EBACKEND, ENOTSUP, EPERM, Errno, Result},
+    errno::{EBACKEND, EINVAL, ENOTSUP, EPERM, Errno, Result},
     library::{self, Library, NotLoaded},
     pointer::Text,
     registry::Place,
@@ -23,6 +23,8 @@ struct Plugins {
     default: Vec<Arc<dyn Plugin>>,
     /// What runs the operations of Kernlet's own.
     runtime: Runtime,
+    /// How Kernlet's own are configured.
+    config: Config,
 }
 
 /// A plugin that was asked for.
@@ -97,10 +99,40 @@ impl Drop for Plugins {
 
 /// Loads the plugins of the configuration; Kernlet's own where it names none.
 pub(crate) fn start(names: Option<&str>) -> Result {
-    let default = if names.is_none() { kernlet_accel_plugins::default_plugins() } else { Vec::new() };
+    let config = Config::from_variables(variable).map_err(|error| {
+        error!("{}", chain(&error));
+        EINVAL
+    })?;
+    let names = names.filter(|names| !names.is_empty()).map_or_else(|| config.plugins.join(":"), str::to_owned);
+    let default = if names.is_empty() { kernlet_accel_plugins::default_plugins() } else { Vec::new() };
     let runtime = Runtime::new(default.clone());
-    *write() = Some(Plugins { named: Vec::new(), default, runtime });
-    names.map_or(Ok(()), load_all)
+    *write() = Some(Plugins { named: Vec::new(), default, runtime, config });
+    load_all(&names)
+}
+
+/// A variable that configures Kernlet's own plugins: not one of those that the C configuration has, and reads in a
+/// way of its own.
+fn variable(name: &str) -> Option<String> {
+    const OF_C: [&str; 9] = [
+        "VACCEL_PLUGINS",
+        "VACCEL_BACKENDS",
+        "VACCEL_LOG_LEVEL",
+        "VACCEL_DEBUG_LEVEL",
+        "VACCEL_LOG_FILE",
+        "VACCEL_PROFILING_ENABLED",
+        "VACCEL_PROFILING",
+        "VACCEL_VERSION_IGNORE",
+        "VACCEL_IGNORE_VERSION",
+    ];
+    if OF_C.contains(&name) {
+        return None;
+    }
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
 }
 
 /// Unloads every plugin.
@@ -252,12 +284,13 @@ pub(crate) fn bind(hint: u32) -> Result<Binding> {
         !library.is_remote() && first.as_ref().is_none_or(|first| !Arc::ptr_eq(first, library))
     };
     let others = plugins.libraries().filter(is_other).cloned().collect();
-    let quota = Quota { resources: usize::MAX, bytes: u64::MAX, ..Quota::default() };
-    let session = plugins.runtime.session_with(quota);
-    session.prefer(Hint { plugin: None, kinds: Kinds::from_bits(hint), strict: false });
+    // A program is its own client: it has what the machine has, unless that was said otherwise.
+    let config = &plugins.config;
+    let (resources, bytes) = (config.resources.unwrap_or(usize::MAX), config.resource_bytes.unwrap_or(u64::MAX));
+    let session = plugins.runtime.session_with(Quota { resources, bytes, ..config.quota() });
+    session.prefer(Hint { kinds: Kinds::from_bits(hint), ..config.hint() });
     Ok(Binding { first, others, session, adopted: Mutex::default() })
 }
-
 
 fn read() -> RwLockReadGuard<'static, Option<Plugins>> {
     PLUGINS.read().unwrap_or_else(PoisonError::into_inner)
@@ -266,4 +299,3 @@ fn read() -> RwLockReadGuard<'static, Option<Plugins>> {
 fn write() -> RwLockWriteGuard<'static, Option<Plugins>> {
     PLUGINS.write().unwrap_or_else(PoisonError::into_inner)
 }
-

@@ -51,8 +51,7 @@ impl Blob {
         if bytes.is_empty() {
             return Err(EINVAL);
         }
-        let mut blob =
-            Self { kind: BLOB_BUFFER, data: bytes.as_ptr().cast_mut(), size: bytes.len(), ..Self::NONE };
+        let mut blob = Self { kind: BLOB_BUFFER, data: bytes.as_ptr().cast_mut(), size: bytes.len(), ..Self::NONE };
         if let Some(folder) = folder {
             blob.persist(folder, name, random)?;
             return Ok(blob);
@@ -149,7 +148,9 @@ impl Blob {
             error!("a blob that is none cannot be released");
             return Err(EINVAL);
         }
-        if self.path_owned.get() && let Some(path) = self.path() {
+        if self.path_owned.get()
+            && let Some(path) = self.path()
+        {
             remove(path);
         }
         self.discard();

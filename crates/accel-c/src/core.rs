@@ -13,7 +13,7 @@ use std::{
 use crate::{
     binding,
     errno::{EINVAL, Result},
-    library, log, ops, registry, resource, rundir, session,
+    library, log, ops, registry, resource, rundir, session, trace,
     types::Config,
 };
 
@@ -151,6 +151,7 @@ fn start(config: Config) -> Result {
         *old = config;
     });
     configure_log();
+    trace::forward();
     info!("vAccel {} of Kernlet {}", library::VERSION.to_string_lossy(), env!("CARGO_PKG_VERSION"));
     config_mut(|config| config.log());
     OWNER.store(std::process::id(), Ordering::Relaxed);

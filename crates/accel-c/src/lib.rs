@@ -33,4 +33,5 @@ mod session;
 mod slog;
 mod tensor;
 mod text;
+mod trace;
 mod types;

@@ -54,9 +54,14 @@ macro_rules! debug {
     ($($format:tt)*) => { $crate::log::write($crate::log::Level::Debug, format_args!($($format)*)) };
 }
 
+/// Whether lines of a level are written.
+pub(crate) fn is_written(level: Level) -> bool {
+    kinds() & level.bit() != 0
+}
+
 /// Writes a line, if its level is written.
 pub(crate) fn write(level: Level, text: fmt::Arguments<'_>) {
-    if kinds() & level.bit() != 0 {
+    if is_written(level) {
         write_line(level.bit(), &text.to_string(), true);
     }
 }
@@ -125,10 +130,7 @@ struct Timestamp {
 impl Timestamp {
     fn now() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            seconds: now.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            hundredths: now.subsec_millis() / 10,
-        }
+        Self { seconds: now.as_secs().try_into().unwrap_or(libc::time_t::MAX), hundredths: now.subsec_millis() / 10 }
     }
 }
 

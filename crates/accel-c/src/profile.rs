@@ -25,8 +25,7 @@ impl Region {
     /// A region without samples that has room for some.
     fn new(name: Option<&CStr>) -> Result<Self> {
         let name = name.map_or_else(|| memory::array::<c_char>(NAME_MAX), memory::copy_text)?;
-        let mut region =
-            Self { name, name_owned: Flag::YES, nr_entries: 0, samples: ptr::null_mut(), size: 0 };
+        let mut region = Self { name, name_owned: Flag::YES, nr_entries: 0, samples: ptr::null_mut(), size: 0 };
         if let Err(errno) = region.grow() {
             region.release();
             return Err(errno);
@@ -94,8 +93,7 @@ impl Region {
             // SAFETY: an owned name is malloc's.
             unsafe { memory::free(self.name.cast_mut()) };
         }
-        *self =
-            Self { name: ptr::null(), name_owned: Flag::NO, nr_entries: 0, samples: ptr::null_mut(), size: 0 };
+        *self = Self { name: ptr::null(), name_owned: Flag::NO, nr_entries: 0, samples: ptr::null_mut(), size: 0 };
     }
 }
 

@@ -298,8 +298,7 @@ fn next_id() -> i64 {
 
 fn init_multi(place: Place<Resource>, paths: &[Text<'_>], kind: u32) -> Result {
     let kind = known(kind)?;
-    let parsed: Vec<(u32, &CStr)> =
-        paths.iter().map(|path| parse(path.required()?)).collect::<Result<_>>()?;
+    let parsed: Vec<(u32, &CStr)> = paths.iter().map(|path| parse(path.required()?)).collect::<Result<_>>()?;
     let Some((&(path_kind, _), others)) = parsed.split_first() else { return Err(EINVAL) };
     for (other, path) in others {
         if *other == PATH_LOCAL_DIR {
@@ -476,7 +475,9 @@ fn parse(uri: &CStr) -> Result<(u32, &CStr)> {
     let scheme = bytes.windows(3).position(|three| three == b"://").and_then(|at| bytes.get(..at));
     let path = match scheme {
         None => uri,
-        Some(b"file") => uri.to_bytes_with_nul().get(7..).and_then(|rest| CStr::from_bytes_with_nul(rest).ok()).ok_or(EINVAL)?,
+        Some(b"file") => {
+            uri.to_bytes_with_nul().get(7..).and_then(|rest| CStr::from_bytes_with_nul(rest).ok()).ok_or(EINVAL)?
+        }
         Some(b"http" | b"https" | b"ftp") => return Ok((PATH_REMOTE_FILE, uri)),
         Some(_) => {
             error!("{} is neither a path nor the address of a file", uri.to_string_lossy());

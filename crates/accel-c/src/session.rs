@@ -254,8 +254,7 @@ pub(crate) fn release(place: Place<Session>) -> Result {
 }
 
 fn remove_folder(session: &mut Session) {
-    let bytes: Vec<u8> =
-        session.rundir.iter().map(|byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
+    let bytes: Vec<u8> = session.rundir.iter().map(|byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
     if !bytes.is_empty() {
         rundir::remove(Path::new(OsStr::from_bytes(&bytes)));
     }
@@ -305,4 +304,3 @@ pub(crate) fn disown_everywhere(resource: Place<Resource>) {
         }
     }
 }
-

@@ -184,14 +184,16 @@ fn every_c_test_passes_under_valgrind() {
 #[test]
 fn the_library_exports_the_functions_of_the_list_and_nothing_else() {
     let output = succeed(Command::new("nm").args(["-D", "--defined-only"]).arg(INSTALLED.path("lib/libvaccel.so")));
-    let exported: BTreeSet<_> = said(&output).lines().filter_map(|line| Some(line.split(' ').next_back()?.to_owned())).collect();
+    let exported: BTreeSet<_> =
+        said(&output).lines().filter_map(|line| Some(line.split(' ').next_back()?.to_owned())).collect();
     let mut wanted = public_functions();
     assert_eq!(wanted.len(), 265);
     // What vAccel's examples read files with, and slog's functions, which its headers refer to.
     let others = ["config_get", "config_set", "destroy", "disable", "enable", "init", "print", "version"];
     wanted.extend(others.map(|name| format!("slog_{name}")));
     wanted.insert("fs_file_read".to_owned());
-    let (missing, more): (Vec<_>, Vec<_>) = (wanted.difference(&exported).collect(), exported.difference(&wanted).collect());
+    let (missing, more): (Vec<_>, Vec<_>) =
+        (wanted.difference(&exported).collect(), exported.difference(&wanted).collect());
     assert!(missing.is_empty() && more.is_empty(), "missing: {missing:?}, too many: {more:?}");
 }
 
@@ -241,7 +243,10 @@ fn the_example_says_what_is_in_a_picture() {
     let program = INSTALLED.path("classify");
     // What pkg-config would say, for who has it not.
     let described = fs::read_to_string(INSTALLED.path("lib/pkgconfig/vaccel.pc")).unwrap();
-    assert!(described.contains("Version: 0.8.0\n") && described.contains("Libs: -L${libdir} -lvaccel\n"), "{described}");
+    assert!(
+        described.contains("Version: 0.8.0\n") && described.contains("Libs: -L${libdir} -lvaccel\n"),
+        "{described}"
+    );
     let mut cc = Command::new("cc");
     cc.args(["-Wall", "-Wextra", "-Werror"]).arg(crate_path("examples/classify.c")).arg("-o").arg(&program);
     succeed(cc.arg("-I").arg(INSTALLED.path("include")).arg("-L").arg(INSTALLED.path("lib")).arg("-lvaccel"));
@@ -252,7 +257,10 @@ fn the_example_says_what_is_in_a_picture() {
     let output = succeed(classify.arg(models.join("imagenet_classes.txt")));
     let stdout = String::from_utf8(output.stdout).unwrap();
     // The log is on standard error: the answer is the program's alone.
-    assert!(stdout.starts_with("classification tags: ") && stdout.ends_with("\n") && stdout.lines().count() == 1, "{stdout}");
+    assert!(
+        stdout.starts_with("classification tags: ") && stdout.ends_with("\n") && stdout.lines().count() == 1,
+        "{stdout}"
+    );
     assert!(stdout.contains("% ") && stdout.contains("cat"), "{stdout}");
 }
 

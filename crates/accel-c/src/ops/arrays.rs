@@ -97,11 +97,7 @@ pub(super) fn product(session: Option<NonNull<Session>>, [a, b, c]: [*mut f32; 3
     }
 }
 
-pub(super) fn parallel(
-    session: Option<NonNull<Session>>,
-    [a, b, sum, product]: [*mut f32; 4],
-    len: usize,
-) -> Result {
+pub(super) fn parallel(session: Option<NonNull<Session>>, [a, b, sum, product]: [*mut f32; 4], len: usize) -> Result {
     check(&[a, b, sum, product], len)?;
     // SAFETY: that is the function's type; it gets what C gave.
     let call = |f: ParallelFunction, s| unsafe { f(s, a, b, sum, product, len) };

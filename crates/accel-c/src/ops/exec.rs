@@ -86,10 +86,7 @@ impl Arguments {
 
 fn is_apart(one: &Arg, other: &Arg) -> bool {
     let (one, other) = ((one.buf.addr(), one.size), (other.buf.addr(), other.size));
-    one.1 == 0
-        || other.1 == 0
-        || one.0.saturating_add(one.1) <= other.0
-        || other.0.saturating_add(other.1) <= one.0
+    one.1 == 0 || other.1 == 0 || one.0.saturating_add(one.1) <= other.0 || other.0.saturating_add(other.1) <= one.0
 }
 
 /// What the runtime calls a type, and whether it is an array.
@@ -128,9 +125,8 @@ pub(super) fn exec(session: Option<NonNull<Session>>, library: &CStr, function: 
         |f: ExecFunction, s| unsafe { f(s, library.as_ptr(), function.as_ptr(), read, read_len, write, write_len) };
     let own = |call: &Call| {
         let (library, function) = (utf8(library)?, utf8(function)?);
-        arguments.lend(|read, write| {
-            call.run(Task::Exec(Exec { library: Library::Name(library), function, read, write }))
-        })
+        arguments
+            .lend(|read, write| call.run(Task::Exec(Exec { library: Library::Name(library), function, read, write })))
     };
     // SAFETY: as above.
     unsafe { perform(session, Operation::Exec, call, own) }

@@ -136,8 +136,7 @@ fn picture(
     let picture = *read.0.next_of(arg::BUFFER)?;
     let (name, name_len) = write.many::<u8>(UCHAR_ARRAY)?;
     let (text, text_len) = if results > 1 { write.many::<u8>(UCHAR_ARRAY)? } else { (ptr::null_mut(), 0) };
-    let arguments =
-        image::Arguments { picture: picture.buf.cast(), len: picture.size, text, text_len, name, name_len };
+    let arguments = image::Arguments { picture: picture.buf.cast(), len: picture.size, text, text_len, name, name_len };
     arguments.run(session, operation)
 }
 

@@ -19,8 +19,7 @@ use crate::{
     types::{RESOURCE_DATA, RESOURCE_MODEL, Session},
 };
 
-type ClassifyFunction =
-    unsafe extern "C" fn(*mut Session, *const u8, *mut u8, *mut u8, usize, usize, usize) -> c_int;
+type ClassifyFunction = unsafe extern "C" fn(*mut Session, *const u8, *mut u8, *mut u8, usize, usize, usize) -> c_int;
 type PictureFunction = unsafe extern "C" fn(*mut Session, *const u8, *mut u8, usize, usize) -> c_int;
 
 /// Longest result, in bytes.
@@ -111,7 +110,9 @@ fn prepare(call: &Call) -> Result<(Option<Content>, Option<Content>)> {
         return Ok((model, Some(session::adopt(&call.binding, labels, Some(LABELS))?)));
     }
     let own = call.binding.session();
-    if own.find(LABELS).is_none() && let Some(path) = std::env::var_os("VACCEL_TORCH_LABELS") {
+    if own.find(LABELS).is_none()
+        && let Some(path) = std::env::var_os("VACCEL_TORCH_LABELS")
+    {
         let labels = Content::from_file(&path);
         // Another thread may have registered them meanwhile.
         call.finish(labels.map(|labels| own.register(LABELS, labels).ok()))?;

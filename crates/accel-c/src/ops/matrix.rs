@@ -20,20 +20,8 @@ use crate::{
     types::{Session, TorchTensor},
 };
 
-type SgemmFunction = unsafe extern "C" fn(
-    *mut Session,
-    i64,
-    i64,
-    i64,
-    f32,
-    *mut f32,
-    i64,
-    *mut f32,
-    i64,
-    f32,
-    *mut f32,
-    i64,
-) -> c_int;
+type SgemmFunction =
+    unsafe extern "C" fn(*mut Session, i64, i64, i64, f32, *mut f32, i64, *mut f32, i64, f32, *mut f32, i64) -> c_int;
 
 type TorchSgemmFunction = unsafe extern "C" fn(
     *mut Session,
@@ -204,4 +192,3 @@ fn torch(call: &Call, [a, b, c]: [*mut *mut TorchTensor; 3], [m, n, k]: [c_int; 
     // SAFETY: it was null, and `new` has written over that.
     Ok(unsafe { made.assume_init() })
 }
-

@@ -133,8 +133,7 @@ pub(crate) fn errno_of(error: &AccelError) -> Errno {
 }
 
 /// How often each operation was carried out, and how long that took, while profiling is enabled.
-static PROFILE: [(AtomicU64, AtomicU64); OPERATIONS] =
-    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; OPERATIONS];
+static PROFILE: [(AtomicU64, AtomicU64); OPERATIONS] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; OPERATIONS];
 
 struct Timed {
     operation: Operation,

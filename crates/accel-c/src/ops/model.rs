@@ -322,13 +322,10 @@ where
         let given = unsafe { ItemsMut::at(self.inputs.cast_mut()).slice(self.nr_inputs) }?;
         let inputs = given.iter().map(|tensor| lend(*tensor, types)).collect::<Result<Vec<_>>>()?;
         // SAFETY: C promises a buffer there, unless it is null.
-        let options = match unsafe { options.as_ref() } {
-            // SAFETY: and as many bytes as it says.
-            Some(options) if !options.data.is_null() => unsafe {
-                ItemsMut::at(options.data.cast::<u8>()).slice(options.size)
-            }?,
-            _ => &mut [],
-        };
+        let options = unsafe { options.as_ref() }.filter(|options| !options.data.is_null());
+        let (data, size) = options.map_or((ptr::null_mut(), 0), |options| (options.data.cast::<u8>(), options.size));
+        // SAFETY: C promises as many bytes as the buffer says.
+        let options = unsafe { ItemsMut::at(data).slice(size) }?;
         let mut made = vec![TensorBuf::new(); self.nr_outputs];
         let outputs = made.iter_mut().map(Into::into).collect();
         let run = ModelRun { model, options, names, inputs, outputs };
@@ -421,4 +418,3 @@ where
     })?;
     Ok(Tensor { data, size: bytes.len(), owned: Flag::YES, nr_dims, dims, data_type })
 }
-
