@@ -283,6 +283,12 @@ pub(crate) fn adopt(binding: &Binding, place: Place<Resource>, name: Option<&str
     Ok(content)
 }
 
+/// Whether the runtime's own session has a resource.
+pub(crate) fn is_adopted(binding: &Binding, place: Place<Resource>) -> bool {
+    let adopted = binding.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+    adopted.iter().any(|(id, _)| *id == place.id())
+}
+
 /// The runtime's own id for a resource, which it then has no more.
 pub(crate) fn disown(binding: &Binding, id: i64) -> Option<u32> {
     let mut adopted = binding.adopted.lock().unwrap_or_else(PoisonError::into_inner);

@@ -106,10 +106,16 @@ fn prepare(call: &Call) -> Result<(Option<Content>, Option<Content>)> {
     const LABELS: &str = "labels";
     let model = session::of_type(call.place, RESOURCE_MODEL)?.first().copied();
     let model = model.map(|place| session::adopt(&call.binding, place, None)).transpose()?;
+    let own = call.binding.session();
     if let Some(labels) = session::of_type(call.place, RESOURCE_DATA)?.first().copied() {
+        if !session::is_adopted(&call.binding, labels)
+            && let Some((id, _)) = own.find(LABELS)
+        {
+            // Those of the environment, which are no more wanted. Another thread may have been quicker.
+            let _ = own.unregister(id.get());
+        }
         return Ok((model, Some(session::adopt(&call.binding, labels, Some(LABELS))?)));
     }
-    let own = call.binding.session();
     if own.find(LABELS).is_none()
         && let Some(path) = std::env::var_os("VACCEL_TORCH_LABELS")
     {

@@ -42,6 +42,15 @@ static inline void arguments(int count, char **values)
 	models = values[3];
 }
 
+// Starts the library with these plugins.
+static inline void start_with(const char *names)
+{
+	struct vaccel_config config;
+	WORKS(vaccel_config_init(&config, names, VACCEL_LOG_ERROR, NULL, false, false));
+	WORKS(vaccel_bootstrap_with_config(&config));
+	WORKS(vaccel_config_release(&config));
+}
+
 // "FOLDER/NAME" in one of a few buffers.
 static inline const char *in(const char *parent, const char *name)
 {

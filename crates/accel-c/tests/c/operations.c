@@ -339,7 +339,7 @@ static void inference(void)
 int main(int count, char **values)
 {
 	arguments(count, values);
-	WORKS(vaccel_plugin_load(in(plugins, "libthird.so")));
+	start_with(in(plugins, "libthird.so"));
 	WORKS(vaccel_session_init(&session, 0));
 	REFUSED(vaccel_noop(NULL));
 	unsigned char text[8];

@@ -45,19 +45,21 @@ int main(int count, char **values)
 	struct vaccel_config config;
 	char list[3 * PATH_MAX];
 
-	WORKS(vaccel_config_init(&config, NULL, VACCEL_LOG_ERROR, NULL, false, false));
-	WORKS(vaccel_bootstrap_with_config(&config));
+	start_with("rten:gemm");
 	refused();
-	// A plugin that was loaded by name goes before those that are there anyway.
 	snprintf(list, sizeof(list), "%s:%s:", in(plugins, "libthird.so"), in(plugins, "libminor.so"));
 	WORKS(vaccel_plugin_parse_and_load(list));
 	RETURNS(VACCEL_EEXIST, vaccel_plugin_load(in(plugins, "libthird.so")));
+	RETURNS(1, calls("libthird.so")[0]);
+	// Without a hint, the first is chosen.
 	WORKS(vaccel_session_init(&session, 0));
+	CHECK(!strcmp(session.plugin->info->name, "kernlet"));
+	WORKS(vaccel_session_release(&session));
+	WORKS(vaccel_session_init(&session, VACCEL_PLUGIN_FPGA));
 	CHECK(!strcmp(session.plugin->info->name, "third") && session.plugin->dl_handle);
 	char rundir[PATH_MAX];
 	strcpy(rundir, session.rundir);
 	CHECK(is_there(rundir));
-	RETURNS(1, calls("libthird.so")[0]);
 	WORKS(vaccel_session_update(&session, VACCEL_PLUGIN_TORCH));
 	CHECK(!strcmp(session.plugin->info->name, "minor"));
 	// It has noop only: what it does not have goes to another.
@@ -71,7 +73,7 @@ int main(int count, char **values)
 	CHECK(*(int32_t *)result.buf == 5);
 	WORKS(vaccel_session_update(&session, VACCEL_PLUGIN_FPGA));
 	CHECK(!strcmp(session.plugin->info->name, "third"));
-	WORKS(vaccel_session_init(&other, 0));
+	WORKS(vaccel_session_init(&other, VACCEL_PLUGIN_FPGA));
 
 	// Its resources are the plugin's to know of, once a session.
 	WORKS(vaccel_resource_init(&resource, write_file("model", "weights", 7), VACCEL_RESOURCE_MODEL));
@@ -93,8 +95,7 @@ int main(int count, char **values)
 	RETURNS(0, calls("libthird.so")[2]);
 
 	// A plugin of another version is loaded when that is to be ignored.
-	config.version_ignore = true;
-	config.plugins = strdup(in(plugins, "libmajor.so"));
+	WORKS(vaccel_config_init(&config, in(plugins, "libmajor.so"), VACCEL_LOG_ERROR, NULL, false, true));
 	WORKS(vaccel_bootstrap_with_config(&config));
 	CHECK(!dlopen(in(plugins, "libthird.so"), RTLD_NOW | RTLD_NOLOAD) || calls("libthird.so")[1] == 1);
 	WORKS(vaccel_session_init(&session, 0));
@@ -106,9 +107,7 @@ int main(int count, char **values)
 	WORKS(vaccel_config_release(&config));
 
 	// A remote plugin gets sessions and resources, with their content.
-	WORKS(vaccel_config_init(&config, in(plugins, "libremote.so"), VACCEL_LOG_ERROR, NULL, false, false));
-	WORKS(vaccel_bootstrap_with_config(&config));
-	WORKS(vaccel_config_release(&config));
+	start_with(in(plugins, "libremote.so"));
 	WORKS(vaccel_session_init(&session, 0));
 	CHECK(session.is_virtio && session.remote_id == 1000 + session.id);
 	WORKS(vaccel_session_init(&other, VACCEL_PLUGIN_REMOTE | VACCEL_PLUGIN_CPU));
@@ -134,6 +133,18 @@ int main(int count, char **values)
 	WORKS(vaccel_noop(&session));
 	WORKS(vaccel_session_release(&session));
 	WORKS(vaccel_resource_release(&resource));
+
+	// One that is loaded by its name goes before those that are there anyway.
+	if (getenv("ALL_PLUGINS")) {
+		start_with(NULL);
+		WORKS(vaccel_plugin_load(in(plugins, "libthird.so")));
+		WORKS(vaccel_session_init(&session, 0));
+		CHECK(!strcmp(session.plugin->info->name, "third"));
+		WORKS(vaccel_session_update(&session, VACCEL_PLUGIN_SOFTWARE));
+		CHECK(!strcmp(session.plugin->info->name, "kernlet"));
+		WORKS(vaccel_noop(&session));
+		WORKS(vaccel_session_release(&session));
+	}
 	WORKS(vaccel_cleanup());
 	return 0;
 }
