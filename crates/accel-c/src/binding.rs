@@ -2,7 +2,10 @@
 //! Made at the start and by the plugin functions; asked for every operation. A session's choice never changes while it
 //! has resources; what its first choice cannot do goes to another plugin, and the log says so.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use kernlet_accel::{Config, Hint, Kinds, Plugin, Quota, Runtime};
 
@@ -160,6 +163,7 @@ fn load_all(names: &str) -> Result {
 /// Loads one of Kernlet's own by its name, or a library. Where vAccel's own library of a plugin is not installed,
 /// Kernlet's plugin of that name does its work.
 fn load(name: &str) -> Result {
+    let _alone = Loading::begin();
     if read().is_none() {
         return Err(EBACKEND);
     }
@@ -188,6 +192,29 @@ fn load(name: &str) -> Result {
             Err(Errno::from(NotLoaded::Missing(why)))
         }
         Err(why) => Err(why.into()),
+    }
+}
+
+/// Plugins are loaded one after the other, though one that is being loaded may load another.
+struct Loading {
+    alone: Option<MutexGuard<'static, ()>>,
+}
+
+thread_local! {
+    static LOADING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Loading {
+    fn begin() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let nested = LOADING.replace(true);
+        Self { alone: (!nested).then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner)) }
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        LOADING.set(self.alone.is_none());
     }
 }
 

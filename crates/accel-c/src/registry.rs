@@ -122,6 +122,9 @@ struct ResourceEntry {
 pub(crate) struct Registry {
     sessions: BTreeMap<i64, SessionEntry>,
     resources: BTreeMap<i64, ResourceEntry>,
+    /// Which session and which resource is at an address.
+    session_ids: BTreeMap<usize, i64>,
+    resource_ids: BTreeMap<usize, i64>,
     /// By session and resource. Boxed, since the lists hold their addresses.
     links: BTreeMap<(i64, i64), Box<Link>>,
 }
@@ -131,8 +134,13 @@ unsafe impl Send for Registry {}
 // SAFETY: as above.
 unsafe impl Sync for Registry {}
 
-static REGISTRY: RwLock<Registry> =
-    RwLock::new(Registry { sessions: BTreeMap::new(), resources: BTreeMap::new(), links: BTreeMap::new() });
+static REGISTRY: RwLock<Registry> = RwLock::new(Registry {
+    sessions: BTreeMap::new(),
+    resources: BTreeMap::new(),
+    session_ids: BTreeMap::new(),
+    resource_ids: BTreeMap::new(),
+    links: BTreeMap::new(),
+});
 
 /// The registry, to be asked.
 pub(crate) fn read() -> RwLockReadGuard<'static, Registry> {
@@ -157,12 +165,43 @@ impl Registry {
         self.resources.get(&id).filter(|entry| entry.place == place).map(|entry| (id, entry)).ok_or(EINVAL)
     }
 
+    /// Forgets a session that C left without releasing it, since another is to be where it was. What was there is not
+    /// looked at any more.
+    pub(crate) fn evict_session(&mut self, place: Place<Session>) {
+        let Some(id) = self.session_ids.remove(&place.as_ptr().addr()) else { return };
+        let Some(entry) = self.sessions.remove(&id) else { return };
+        for resource_id in entry.resources {
+            let link = self.links.remove(&(id, resource_id));
+            let (Some(mut link), Some(resource)) = (link, self.resources.get_mut(&resource_id)) else { continue };
+            resource.sessions.retain(|&other| other != id);
+            // SAFETY: the neighbours are links to other sessions, and the head in a resource that is alive.
+            unsafe { list::remove(&raw mut link.resource_entry) };
+            refcount(resource.place.as_ptr()).fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The same for a resource.
+    pub(crate) fn evict_resource(&mut self, place: Place<Resource>) {
+        let Some(id) = self.resource_ids.remove(&place.as_ptr().addr()) else { return };
+        let Some(entry) = self.resources.remove(&id) else { return };
+        for session_id in entry.sessions {
+            let link = self.links.remove(&(session_id, id));
+            let (Some(mut link), Some(session)) = (link, self.sessions.get_mut(&session_id)) else { continue };
+            session.resources.retain(|&other| other != id);
+            // SAFETY: the neighbours are links to other resources, and the head in a session that is alive.
+            unsafe { list::remove(&raw mut link.session_entry) };
+            add_count(session.place.as_ptr(), usize::try_from(entry.kind).unwrap_or_default(), -1);
+        }
+    }
+
     pub(crate) fn add_session(&mut self, id: i64, place: Place<Session>, binding: Arc<Binding>) {
+        self.session_ids.insert(place.as_ptr().addr(), id);
         self.sessions.insert(id, SessionEntry { place, binding, resources: Vec::new(), closing: false });
     }
 
     pub(crate) fn add_resource(&mut self, id: i64, place: Place<Resource>, kind: u32) {
         let content = Arc::default();
+        self.resource_ids.insert(place.as_ptr().addr(), id);
         self.resources.insert(id, ResourceEntry { place, kind, content, sessions: Vec::new(), closing: false });
     }
 
@@ -295,12 +334,14 @@ impl Registry {
     pub(crate) fn remove_session(&mut self, place: Place<Session>) {
         if let Ok((id, _)) = self.session(place) {
             self.sessions.remove(&id);
+            self.session_ids.remove(&place.as_ptr().addr());
         }
     }
 
     pub(crate) fn remove_resource(&mut self, place: Place<Resource>) {
         if let Ok((id, _)) = self.resource(place) {
             self.resources.remove(&id);
+            self.resource_ids.remove(&place.as_ptr().addr());
         }
     }
 
@@ -319,6 +360,8 @@ impl Registry {
         self.links.clear();
         self.sessions.clear();
         self.resources.clear();
+        self.session_ids.clear();
+        self.resource_ids.clear();
     }
 }
 

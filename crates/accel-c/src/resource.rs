@@ -281,6 +281,7 @@ fn publish(place: Place<Resource>, id: i64, kind: u32, parts: &Parts) {
         refcount: AtomicU32::new(0),
         plugin_priv: ptr::null_mut(),
     };
+    registry::write().evict_resource(place);
     // SAFETY: C promises room for a resource there, which is nobody else's yet.
     unsafe { place.as_ptr().write(resource) };
     // SAFETY: it was just written.

@@ -146,6 +146,7 @@ fn init(session: Option<NonNull<Session>>, flags: u32) -> Result {
         plugin: binding.plugin().as_ptr(),
         private: ptr::null_mut(),
     };
+    registry::write().evict_session(place);
     // SAFETY: C promises room for a session there, which is nobody else's yet.
     unsafe { place.as_ptr().write(made) };
     // SAFETY: it was just written.

@@ -71,6 +71,22 @@ int main(int count, char **values)
 	WORKS(vaccel_resource_release(&other));
 	WORKS(vaccel_resource_release(&model));
 
+	// A session or a resource that was left without releasing it, and whose place is taken by another.
+	WORKS(vaccel_resource_init_from_buf(&data, "a", 1, VACCEL_RESOURCE_DATA, NULL, true));
+	WORKS(vaccel_session_init(&session, 0));
+	WORKS(vaccel_resource_register(&data, &session));
+	WORKS(vaccel_session_init(&session, 0));
+	RETURNS(0, vaccel_resource_refcount(&data));
+	CHECK(data.sessions.next == &data.sessions && !vaccel_session_has_resource(&session, &data));
+	WORKS(vaccel_resource_register(&data, &session));
+	vaccel_blob_delete(data.blobs[0]);
+	free(data.blobs);
+	WORKS(vaccel_resource_init_from_buf(&data, "b", 1, VACCEL_RESOURCE_DATA, NULL, true));
+	CHECK(!session.resource_counts[VACCEL_RESOURCE_DATA]);
+	CHECK(session.resources[VACCEL_RESOURCE_DATA].next == &session.resources[VACCEL_RESOURCE_DATA]);
+	WORKS(vaccel_resource_release(&data));
+	WORKS(vaccel_session_release(&session));
+
 	// A copy of a session is none, nor is whatever lies where one might be.
 	WORKS(vaccel_sess_init(&session, 0));
 	struct vaccel_session copy = session;
