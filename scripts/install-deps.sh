@@ -29,6 +29,8 @@ if [ "${1:-}" = --checks ]; then
   need libopenblas0-pthread test -e /usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0
   need ocl-icd-libopencl1 test -e /usr/lib/x86_64-linux-gnu/libOpenCL.so.1
   need pocl-opencl-icd test -e /etc/OpenCL/vendors/pocl.icd
+  # The C API's tests run under it.
+  need valgrind valgrind --version
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then

@@ -1,0 +1,328 @@
+//! Which plugins there are, and which of them a session works with.
+//! Made at the start and by the plugin functions; asked for every operation. A session's choice never changes while it
+//! has resources; what its first choice cannot do goes to another plugin, and the log says so.
+
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use kernlet_accel::{Config, Hint, Kinds, Plugin, Quota, Runtime};
+
+use crate::{
+    core,
+    errno::{EBACKEND, EINVAL, ENOTSUP, EPERM, Errno, Result},
+    library::{self, Library, NotLoaded},
+    pointer::Text,
+    registry::Place,
+    types::{self, PLUGIN_REMOTE},
+};
+
+/// The plugins of the process.
+struct Plugins {
+    /// In the order in which they were asked for.
+    named: Vec<Named>,
+    /// Kernlet's own that are there when none was named in the configuration.
+    default: Vec<Arc<dyn Plugin>>,
+    /// What runs the operations of Kernlet's own.
+    runtime: Runtime,
+    /// How Kernlet's own are configured.
+    config: Config,
+}
+
+/// A plugin that was asked for.
+enum Named {
+    Library(Arc<Library>),
+    BuiltIn(Arc<dyn Plugin>),
+}
+
+static PLUGINS: RwLock<Option<Plugins>> = RwLock::new(None);
+
+/// What a session works with.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    /// The library that gets its operations first; without one, Kernlet's own plugins do.
+    first: Option<Arc<Library>>,
+    /// The libraries that get what nobody before has.
+    others: Vec<Arc<Library>>,
+    /// Kernlet's own plugins.
+    session: kernlet_accel::Session,
+    /// Ids of resources that `session` has, and its ids for them.
+    pub(crate) adopted: Mutex<Vec<(i64, u32)>>,
+}
+
+impl Binding {
+    /// The library that gets its operations, and its sessions and resources, first.
+    pub(crate) fn library(&self) -> Option<&Library> {
+        self.first.as_deref()
+    }
+
+    /// The libraries that may be asked for what is missing.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Library> {
+        self.others.iter().map(Arc::as_ref)
+    }
+
+    /// Whether a library may get its operations.
+    pub(crate) fn has_libraries(&self) -> bool {
+        self.first.is_some() || !self.others.is_empty()
+    }
+
+    /// Kernlet's own plugins.
+    pub(crate) const fn session(&self) -> &kernlet_accel::Session {
+        &self.session
+    }
+
+    /// Whether its resources and operations are somewhere else.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.first.as_ref().is_some_and(|library| library.is_remote())
+    }
+
+    /// The plugin that C sees.
+    pub(crate) fn plugin(&self) -> Place<types::Plugin> {
+        self.first.as_ref().map_or_else(library::built_in, |library| library.plugin())
+    }
+
+    /// The name of the plugin that C sees.
+    pub(crate) fn name(&self) -> &str {
+        self.first.as_ref().map_or("kernlet", |library| library.name())
+    }
+}
+
+impl Drop for Plugins {
+    fn drop(&mut self) {
+        for named in self.named.drain(..).rev() {
+            let Named::Library(library) = named else { continue };
+            // A session that is still there keeps the library, whose plugin then is never told of its end.
+            if let Some(library) = Arc::into_inner(library) {
+                library.end();
+            }
+        }
+    }
+}
+
+/// Loads the plugins of the configuration; Kernlet's own where it names none.
+pub(crate) fn start(names: Option<&str>) -> Result {
+    let config = Config::from_variables(variable).map_err(|error| {
+        error!("{}", chain(&error));
+        EINVAL
+    })?;
+    let names = names.filter(|names| !names.is_empty()).map_or_else(|| config.plugins.join(":"), str::to_owned);
+    let default = if names.is_empty() { kernlet_accel_plugins::default_plugins() } else { Vec::new() };
+    let runtime = Runtime::new(default.clone());
+    *write() = Some(Plugins { named: Vec::new(), default, runtime, config });
+    load_all(&names)
+}
+
+/// A variable that configures Kernlet's own plugins: not one of those that the C configuration has, and reads in a
+/// way of its own.
+fn variable(name: &str) -> Option<String> {
+    const OF_C: [&str; 9] = [
+        "VACCEL_PLUGINS",
+        "VACCEL_BACKENDS",
+        "VACCEL_LOG_LEVEL",
+        "VACCEL_DEBUG_LEVEL",
+        "VACCEL_LOG_FILE",
+        "VACCEL_PROFILING_ENABLED",
+        "VACCEL_PROFILING",
+        "VACCEL_VERSION_IGNORE",
+        "VACCEL_IGNORE_VERSION",
+    ];
+    if OF_C.contains(&name) {
+        return None;
+    }
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
+}
+
+/// Unloads every plugin.
+pub(crate) fn end() {
+    let plugins = write().take();
+    drop(plugins);
+}
+
+api! {
+    fn vaccel_plugin_load(name: Text<'_>) {
+        core::is_ready();
+        load(&name.required()?.to_string_lossy())
+    }
+
+    fn vaccel_plugin_parse_and_load(names: Text<'_>) {
+        core::is_ready();
+        load_all(&names.required()?.to_string_lossy())
+    }
+}
+
+fn load_all(names: &str) -> Result {
+    names.split(':').filter(|name| !name.is_empty()).try_for_each(load)
+}
+
+/// Loads one of Kernlet's own by its name, or a library. Where vAccel's own library of a plugin is not installed,
+/// Kernlet's plugin of that name does its work.
+fn load(name: &str) -> Result {
+    let _alone = Loading::begin();
+    if read().is_none() {
+        return Err(EBACKEND);
+    }
+    if let Some(plugin) = find(name) {
+        return add_built_in(plugin);
+    }
+    let is_loaded = |library: &Library| {
+        let plugins = read();
+        let mut libraries = plugins.iter().flat_map(Plugins::libraries);
+        libraries.any(|other| other.plugin() == library.plugin())
+    };
+    match Library::load(name, is_loaded) {
+        Ok(library) => {
+            if let Some(plugins) = &mut *write() {
+                plugins.named.push(Named::Library(Arc::new(library)));
+            }
+            Ok(())
+        }
+        Err(NotLoaded::Missing(why)) => {
+            let own = name.strip_prefix("libvaccel-").and_then(|name| name.strip_suffix(".so")).and_then(find);
+            if let Some(plugin) = own {
+                info!("{name} is not installed; Kernlet's plugin {} does its work", plugin.name());
+                return add_built_in(plugin);
+            }
+            error!("cannot load plugin {name}: {why}");
+            Err(Errno::from(NotLoaded::Missing(why)))
+        }
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// Plugins are loaded one after the other, though one that is being loaded may load another.
+struct Loading {
+    alone: Option<MutexGuard<'static, ()>>,
+}
+
+thread_local! {
+    static LOADING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Loading {
+    fn begin() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let nested = LOADING.replace(true);
+        Self { alone: (!nested).then(|| ONE.lock().unwrap_or_else(PoisonError::into_inner)) }
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        LOADING.set(self.alone.is_none());
+    }
+}
+
+/// Kernlet's own plugin of this name.
+fn find(name: &str) -> Option<Arc<dyn Plugin>> {
+    kernlet_accel_plugins::default_plugins().into_iter().find(|plugin| plugin.name() == name)
+}
+
+fn add_built_in(plugin: Arc<dyn Plugin>) -> Result {
+    let mut plugins = write();
+    let plugins = plugins.as_mut().ok_or(EBACKEND)?;
+    if plugins.built_in().all(|other| other.name() != plugin.name()) {
+        info!("loaded plugin {}", plugin.name());
+        plugins.named.push(Named::BuiltIn(plugin));
+        plugins.runtime = Runtime::new(plugins.built_in().cloned().collect());
+    }
+    Ok(())
+}
+
+impl Plugins {
+    fn libraries(&self) -> impl Iterator<Item = &Arc<Library>> {
+        self.named.iter().filter_map(|named| match named {
+            Named::Library(library) => Some(library),
+            Named::BuiltIn(_) => None,
+        })
+    }
+
+    fn built_in(&self) -> impl Iterator<Item = &Arc<dyn Plugin>> {
+        let named = self.named.iter().filter_map(|named| match named {
+            Named::BuiltIn(plugin) => Some(plugin),
+            Named::Library(_) => None,
+        });
+        named.chain(&self.default)
+    }
+
+    /// The library that a session with this hint works with first, if it is not Kernlet's own plugins.
+    fn choose(&self, hint: u32) -> Result<Option<&Arc<Library>>> {
+        let own_has = |kinds: u32| self.built_in().any(|plugin| plugin.kinds().bits() & kinds != 0);
+        if hint & PLUGIN_REMOTE != 0 {
+            let remote = self.libraries().find(|library| library.is_remote());
+            if remote.is_none() && !own_has(PLUGIN_REMOTE) {
+                error!("a remote session takes a remote plugin, and none is loaded");
+                return Err(ENOTSUP);
+            }
+            return Ok(remote);
+        }
+        let wanted = self.named.iter().find(|named| match named {
+            Named::Library(library) => library.info().kind & hint != 0,
+            Named::BuiltIn(plugin) => plugin.kinds().bits() & hint != 0,
+        });
+        let local = || self.named.iter().find(|named| !named.is_remote_library());
+        let chosen = match wanted.or_else(local) {
+            // Of those that are there anyway, one may still be of the kind.
+            Some(_) if wanted.is_none() && own_has(hint) => None,
+            Some(named) => Some(named),
+            None if self.default.is_empty() => match &*self.named {
+                [only] => Some(only),
+                [] => {
+                    error!("no plugin is loaded");
+                    return Err(ENOTSUP);
+                }
+                _ => {
+                    error!("a local session takes a local plugin, and all that are loaded are remote");
+                    return Err(ENOTSUP);
+                }
+            },
+            None => match &*self.named {
+                [only] => Some(only),
+                _ => None,
+            },
+        };
+        Ok(match chosen {
+            Some(Named::Library(library)) => Some(library),
+            Some(Named::BuiltIn(_)) | None => None,
+        })
+    }
+}
+
+impl Named {
+    fn is_remote_library(&self) -> bool {
+        match self {
+            Self::Library(library) => library.is_remote(),
+            Self::BuiltIn(_) => false,
+        }
+    }
+}
+
+/// What a session with this hint works with.
+pub(crate) fn bind(hint: u32) -> Result<Binding> {
+    let plugins = read();
+    let plugins = plugins.as_ref().ok_or(EPERM)?;
+    let first = plugins.choose(hint)?.cloned();
+    let is_other = |library: &&Arc<Library>| {
+        !library.is_remote() && first.as_ref().is_none_or(|first| !Arc::ptr_eq(first, library))
+    };
+    let others = plugins.libraries().filter(is_other).cloned().collect();
+    // A program is its own client: it has what the machine has, unless that was said otherwise.
+    let config = &plugins.config;
+    let (resources, bytes) = (config.resources.unwrap_or(usize::MAX), config.resource_bytes.unwrap_or(u64::MAX));
+    let session = plugins.runtime.session_with(Quota { resources, bytes, ..config.quota() });
+    session.prefer(Hint { kinds: Kinds::from_bits(hint), ..config.hint() });
+    Ok(Binding { first, others, session, adopted: Mutex::default() })
+}
+
+fn read() -> RwLockReadGuard<'static, Option<Plugins>> {
+    PLUGINS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write() -> RwLockWriteGuard<'static, Option<Plugins>> {
+    PLUGINS.write().unwrap_or_else(PoisonError::into_inner)
+}
