@@ -119,7 +119,7 @@ class TestResources:
             Resource.from_bytes(b"", kind="picture")
         for wrong in (None, 5, "text"):
             with pytest.raises(TypeError):
-                Resource.from_bytes(wrong)
+                Resource.from_bytes(wrong)  # type: ignore[arg-type]
 
     def test_quotas_hold(self) -> None:
         with Session(resources=1) as session:
@@ -296,7 +296,7 @@ def test_a_generic_operation_is_the_one_that_it_names(session: Session) -> None:
             session.generic("noop", [wrong])
     for wrong in (None, 5, "text", [1]):
         with pytest.raises(TypeError):
-            session.generic("noop", [], [wrong])
+            session.generic("noop", [], [wrong])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="read-only"):
         session.generic("noop", [], [b"bytes"])
 
@@ -331,10 +331,10 @@ class TestThreads:
 
     def test_an_array_that_an_operation_uses_is_nobody_elses(self, session: Session) -> None:
         a, c = square(512), np.zeros((512, 512), np.float32)
-        begun, refused, finished = threading.Event(), [], threading.Event()
+        finished = threading.Event()
+        refused: list[str] = []
 
         def write() -> None:
-            begun.set()
             while not refused and not finished.is_set():
                 try:
                     session.sgemm(a, a, c)
@@ -400,8 +400,8 @@ import numpy as np
 from kernlet_accel import Session
 with Session() as session:
     a = np.ones((256, 256), np.float32)
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         while True:
             session.sgemm(a, a)
     except KeyboardInterrupt:

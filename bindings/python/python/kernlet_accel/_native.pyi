@@ -1,10 +1,17 @@
 """What the package is made of; `kernlet_accel` has the interface that programs use."""
 
 import os
+import sys
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
+import numpy.typing as npt
 from typing_extensions import Buffer
+
+# NumPy declares the protocol from Python 3.12 on.
+_Buffer: TypeAlias = Buffer | npt.NDArray[Any]
+
+__all__ = ["OPERATIONS", "Report", "Resource", "Session", "Tensor", "__version__"]
 
 OPERATIONS: dict[str, int]
 __version__: str
@@ -37,7 +44,7 @@ class Resource:
     @staticmethod
     def from_dir(path: str | os.PathLike[str], *, kind: str = "model") -> Resource: ...
     @staticmethod
-    def from_bytes(data: Buffer, *, name: str = "", kind: str = "data") -> Resource: ...
+    def from_bytes(data: _Buffer, *, name: str = "", kind: str = "data") -> Resource: ...
     @property
     def size(self) -> int: ...
     @property
@@ -53,7 +60,8 @@ class Tensor:
 
     @property
     def dtype(self) -> str: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Session:
@@ -84,34 +92,34 @@ class Session:
     def noop(self, timeout: float | None) -> Report: ...
     def classify(
         self,
-        picture: Buffer,
+        picture: _Buffer,
         model: Resource | str | int | None,
         labels: Resource | str | int | None,
         count: int,
         timeout: float | None,
     ) -> tuple[Report, list[tuple[int, float, str]]]: ...
     def picture(
-        self, operation: str, picture: Buffer, model: Resource | str | int | None, timeout: float | None
+        self, operation: str, picture: _Buffer, model: Resource | str | int | None, timeout: float | None
     ) -> tuple[Report, str]: ...
-    def resize(self, source: Buffer, to: Buffer, timeout: float | None) -> Report: ...
+    def resize(self, source: _Buffer, to: _Buffer, timeout: float | None) -> Report: ...
     def sgemm(
         self,
         by_torch: bool,
-        a: Buffer,
-        b: Buffer,
-        c: Buffer,
+        a: _Buffer,
+        b: _Buffer,
+        c: _Buffer,
         alpha: float,
         beta: float,
         timeout: float | None,
     ) -> Report: ...
-    def array_copy(self, source: Buffer, to: Buffer, timeout: float | None) -> Report: ...
-    def mmult(self, a: Buffer, b: Buffer, c: Buffer, timeout: float | None) -> Report: ...
+    def array_copy(self, source: _Buffer, to: _Buffer, timeout: float | None) -> Report: ...
+    def mmult(self, a: _Buffer, b: _Buffer, c: _Buffer, timeout: float | None) -> Report: ...
     def parallel(
-        self, a: Buffer, b: Buffer, sum: Buffer, product: Buffer, timeout: float | None
+        self, a: _Buffer, b: _Buffer, sum: _Buffer, product: _Buffer, timeout: float | None
     ) -> Report: ...
-    def vector_add(self, a: Buffer, b: Buffer, sum: Buffer, timeout: float | None) -> Report: ...
+    def vector_add(self, a: _Buffer, b: _Buffer, sum: _Buffer, timeout: float | None) -> Report: ...
     def minmax(
-        self, source: Buffer, low: int, high: int, to: Buffer, timeout: float | None
+        self, source: _Buffer, low: int, high: int, to: _Buffer, timeout: float | None
     ) -> tuple[Report, float, float]: ...
     def exec(
         self, library: str, function: str, read: list[Any], write: list[Any], timeout: float | None
@@ -148,6 +156,6 @@ class Session:
         outputs: int,
         as_batch: bool,
         names: str,
-        options: Buffer,
+        options: _Buffer,
         timeout: float | None,
     ) -> tuple[Report, list[list[Tensor | tuple[int, ...]]]]: ...

@@ -12,7 +12,7 @@ from ._native import Report, Resource, Tensor
 from .session import ResourceLike, Session
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ._native import _Buffer as Buffer
 
 Framework: TypeAlias = Literal["onnx", "tensorflow", "tflite", "torch"]
 Array: TypeAlias = npt.NDArray[Any]

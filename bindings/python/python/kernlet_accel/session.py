@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,8 +21,7 @@ from . import _native
 from ._native import OPERATIONS, Report, Resource
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
+    from ._native import _Buffer as Buffer
     from .model import Framework, Model
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -44,7 +44,8 @@ class Kind(enum.IntFlag):
     REMOTE = 0x4000
 
 
-class Classification(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Classification:
     """One class of a picture."""
 
     index: int
@@ -448,7 +449,7 @@ class Session:
 
     def profile(self) -> dict[str, Region]:
         """What was recorded: each operation on each plugin, and the caller's own regions."""
-        return {name: Region(*figures) for name, *figures in self._native.profile()}
+        return {region[0]: Region(*region[1:]) for region in self._native.profile()}
 
     def clear_profile(self) -> None:
         """Forgets what was recorded."""
