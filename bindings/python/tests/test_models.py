@@ -46,8 +46,8 @@ def test_a_model_is_given_by_itself_its_name_its_id_or_not_at_all(classifier: Se
     assert id is not None
     one, *others = [classifier.classify(data, model, count=1) for model in ("model", id, None)]
     assert all(other == one for other in others)
-    with pytest.raises(NotFoundError, match="no resource \"modle\""):
-        classifier.classify(data, "modle")
+    with pytest.raises(NotFoundError, match="no resource \"unknown\""):
+        classifier.classify(data, "unknown")
     for unknown in (0, -1, 99, 2**40):
         with pytest.raises(NotFoundError):
             classifier.classify(data, unknown)
