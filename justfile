@@ -1,6 +1,6 @@
 # What people do daily. `just` lists it; `.ci/run` is all of the checks in one go.
 
-workspaces := ". functions bench fuzz"
+workspaces := ". functions bench fuzz bindings/python"
 
 [private]
 default:
@@ -13,6 +13,12 @@ demo *args:
 # Every test; those that need /dev/kvm are skipped, loudly, where it does not open
 test *args:
     cargo test --workspace {{ args }}
+
+# The package for Python in a venv under target/, with its tests
+python *args:
+    test -d target/python || python3 -m venv target/python
+    target/python/bin/pip install --quiet './bindings/python[test]'
+    cd bindings/python && {{ justfile_directory() }}/target/python/bin/pytest {{ args }}
 
 # Formats every workspace
 fmt:

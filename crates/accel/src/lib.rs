@@ -4,6 +4,22 @@
 //! checked ranges of guest memory into [`Arg`]s. It never reads guest memory by itself, and does no I/O besides
 //! reading the files that are registered as resources.
 //!
+//! A host program takes plugins, a session, and calls operations by the names that functions know them by (see [`host`];
+//! `examples/` has whole programs):
+//!
+//! ```
+//! use kernlet_accel::{Runtime, host::Sgemm};
+//!
+//! let session = Runtime::new(kernlet_accel_plugins::default_plugins()).session();
+//! let (a, b, mut c) = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 0.0], [0.0; 4]);
+//! let params = Sgemm { m: 2, n: 2, k: 2, lda: 2, ldb: 2, ldc: 2, alpha: 1.0, beta: 0.0 };
+//! let report = session.ops().sgemm(&params, &a, &b, &mut c)?;
+//! assert_eq!((c, report.bytes_copied), ([2.0, 1.0, 4.0, 3.0], 0));
+//! # Ok::<(), kernlet_accel::AccelError>(())
+//! ```
+//!
+//! A plugin says what it has, and what a task would cost:
+//!
 //! ```
 //! use std::sync::Arc;
 //! use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, Runtime, operation::Task};

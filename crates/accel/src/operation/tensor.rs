@@ -406,6 +406,11 @@ impl TensorBuf {
         self.words.as_bytes().get(..self.len).unwrap_or_default()
     }
 
+    /// Its bytes, to be changed by who has the result.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.words.as_mut_bytes().get_mut(..self.len).unwrap_or_default()
+    }
+
     /// Its elements, if they are of this type.
     #[must_use]
     pub fn elements<T: Element>(&self) -> Option<&[T]> {

@@ -1,0 +1,38 @@
+//! Errors as Python has them.
+//! Called wherever an operation or a resource fails. The classes are the package's own, in `errors.py`.
+
+use kernlet_abi::hypercall::status;
+use kernlet_accel::AccelError;
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    prelude::*,
+    sync::PyOnceLock,
+};
+
+/// What the runtime says, as the class of its status.
+pub(crate) fn raised(py: Python<'_>, error: &AccelError) -> PyErr {
+    of_status(py, error.status(), &error.message())
+}
+
+/// That there is no resource of this name.
+pub(crate) fn unknown_resource(py: Python<'_>, name: &str) -> PyErr {
+    of_status(py, status::ENOENT, &format!("the session has no resource {name:?}; register it under this name"))
+}
+
+/// A status of the runtime's and its message.
+fn of_status(py: Python<'_>, status: i32, message: &str) -> PyErr {
+    static OF_STATUS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let raised =
+        OF_STATUS.import(py, "kernlet_accel.errors", "of_status").and_then(|make| make.call1((status, message)));
+    raised.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// An argument of the right type cannot be used.
+pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
+    PyValueError::new_err(message.into())
+}
+
+/// An argument has the wrong type.
+pub(crate) fn bad_type(message: impl Into<String>) -> PyErr {
+    PyTypeError::new_err(message.into())
+}
