@@ -44,11 +44,19 @@ impl Quiet {
     }
 }
 
-/// Gives all of it back to the system.
+/// Lets all threads take memory from one place, from whose end, too, it can be given back. To be called before there are
+/// more threads.
 ///
-/// The C library keeps freed memory at the end of each thread's arena, up to twice the largest block that was freed, and
-/// the arenas of threads that have ended. After large bodies on many connections that is several times what the process
-/// uses, and which arena keeps how much is chance.
+/// The C library gives each thread an arena of its own, keeps freed memory at the end of each, up to twice the largest
+/// block that was freed, and the arenas of threads that have ended. After large bodies on many connections that is
+/// as much as the process uses, and which arena keeps how much is chance. Small blocks come from a cache of
+/// each thread's all the same, so that threads rarely wait for each other.
+pub fn keep_together() {
+    // SAFETY: it takes numbers, and changes where memory is taken from in the future.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Gives what is free back to the system.
 pub fn give_back() {
     // SAFETY: it takes a number, and nothing but what is free is touched.
     unsafe { libc::malloc_trim(0) };
@@ -70,6 +78,7 @@ mod tests {
     #[test]
     fn what_threads_freed_and_the_allocator_kept_goes_back() {
         const BLOCK: usize = 1 << 20;
+        keep_together();
         // Blocks on the heap, between which something stays: no end of an arena to give back.
         let fragment = || {
             drop(black_box(vec![1_u8; 8 * BLOCK]));

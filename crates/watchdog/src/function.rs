@@ -151,9 +151,13 @@ impl Function {
     /// Begins to load the models and to boot the template of a function whose files are open.
     pub(crate) fn start(opened: Opened, spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
         let Opened { hypervisor, parts: Parts { unikernel, machine, accel }, template, destination } = opened;
-        hypervisor
-            .keep_shells()
-            .map_err(|source| WatchdogError::System { action: "start the thread that prepares machines", source })?;
+        // A fresh machine for every request is too many for one thread to keep up with: it would only be in the way.
+        if spec.config.isolation != Isolation::Fresh || hypervisor.backend() == Backend::Process {
+            hypervisor.keep_shells().map_err(|source| WatchdogError::System {
+                action: "start the thread that prepares machines",
+                source,
+            })?;
+        }
         let name: Arc<str> = spec.name.to_string().into();
         let told = log.clone();
         let preload = Preload::start(Arc::clone(&name), Arc::clone(&accel), move |why| {

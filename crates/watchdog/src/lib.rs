@@ -54,7 +54,7 @@ use std::{
 };
 
 use kernlet_image::{FunctionSpec, GoDuration};
-use kernlet_jail::{Jail, Limits, Machines, Mode, Report};
+use kernlet_jail::{Jail, Limits, Machines, Mode, Report, memory};
 use kernlet_monitor::{Backend, Level};
 use rustix::process::set_parent_process_death_signal;
 use tokio::{
@@ -95,6 +95,7 @@ pub fn run(spec: &FunctionSpec, listen: &Listen, backend: Backend, jail: Mode) -
     if *listen == Listen::Stdin {
         die_with_parent()?;
     }
+    memory::keep_together();
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(system("open standard output"))?;
     // of-watchdog's name for it.
     let debug = spec.environment.get("write_debug").is_some_and(|value| matches!(value.as_str(), "true" | "1"));

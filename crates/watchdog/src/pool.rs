@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernlet_image::Isolation;
+
 use crate::{function::Shared, worker::Worker};
 
 /// How long a machine that is not the only idle one is kept without a request.
@@ -78,8 +80,15 @@ impl Pool {
     /// Takes a machine back that has to be settled. From here on the next request may count on it: the permit of the
     /// last one is to be dropped after this.
     pub(crate) fn give_back(self: &Arc<Self>, worker: Worker) -> Unsettled {
-        self.lock().settling += 1;
+        if self.keeps_machines() {
+            self.lock().settling += 1;
+        }
         Unsettled { pool: Arc::clone(self), worker: Some(worker) }
+    }
+
+    /// Whether a machine that was used becomes idle, so that others may count on it.
+    fn keeps_machines(&self) -> bool {
+        self.shared.isolation != Isolation::Fresh
     }
 
     /// Ends machines that were idle for long; says when the next one will have been, if there is one.
@@ -108,6 +117,9 @@ impl Drop for Unsettled {
     fn drop(&mut self) {
         let Some(mut worker) = self.worker.take() else { return };
         worker.settle();
+        if !self.pool.keeps_machines() {
+            return;
+        }
         let mut idle = self.pool.lock();
         idle.settling -= 1;
         if worker.has_machine() {

@@ -96,15 +96,11 @@ impl Worker {
         };
         let served = machine.and_then(|machine| machine.invoke_into(request, deadline, response));
         let used = served.map_err(|crash| shared.crashed(request.call_id, limit, crash))?;
-        match shared.isolation {
-            Isolation::Rewind | Isolation::Reuse => self.state = State::Used(used),
-            // Before the answer, so that no more machines exist than requests are under way.
-            Isolation::Fresh => drop(used),
-        }
+        self.state = State::Used(used);
         Ok(())
     }
 
-    /// Makes the machine ready for the next request, once the answer to the last is out of the way.
+    /// Makes the machine ready for the next request, or ends it, once the answer to the last is out of the way.
     pub(crate) fn settle(&mut self) {
         let State::Used(used) = mem::replace(&mut self.state, State::Empty) else {
             return;
@@ -112,7 +108,8 @@ impl Worker {
         let settled = match self.shared.isolation {
             Isolation::Rewind => used.rewind(),
             Isolation::Reuse => Ok(used.keep()),
-            Isolation::Fresh => return,
+            // Closing it takes KVM as long as making it.
+            Isolation::Fresh => return drop(used),
         };
         match settled {
             Ok(machine) => self.state = State::Ready(machine),
@@ -120,7 +117,7 @@ impl Worker {
         }
     }
 
-    /// Whether a machine is kept for the next request.
+    /// Whether there is a machine, for the next request or still of the last one.
     #[must_use]
     pub fn has_machine(&self) -> bool {
         !matches!(self.state, State::Empty)

@@ -84,6 +84,7 @@ fn check_backend(backend: Backend) -> anyhow::Result<String> {
 
 /// The runtime that a gateway needs.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    kernlet_jail::memory::keep_together();
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the gateway's threads")
 }
 
