@@ -7,11 +7,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kernlet_accel::{Config, Hint, Kinds, Plugin, Quota, Runtime};
+use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime};
+use kernlet_accel_plugins::{CATALOGUE, Entry};
 
 use crate::{
     core,
-    errno::{EBACKEND, EINVAL, ENOTSUP, EPERM, Errno, Result},
+    errno::{EBACKEND, EINVAL, ENODEV, ENOTSUP, EPERM, Errno, Result},
     library::{self, Library, NotLoaded},
     pointer::Text,
     registry::Place,
@@ -24,6 +25,8 @@ struct Plugins {
     named: Vec<Named>,
     /// Kernlet's own that are there when none was named in the configuration.
     default: Vec<Arc<dyn Plugin>>,
+    /// Kernlet's own that could be there.
+    absent: Vec<Absent>,
     /// What runs the operations of Kernlet's own.
     runtime: Runtime,
     /// How Kernlet's own are configured.
@@ -107,9 +110,21 @@ pub(crate) fn start(names: Option<&str>) -> Result {
         EINVAL
     })?;
     let names = names.filter(|names| !names.is_empty()).map_or_else(|| config.plugins.join(":"), str::to_owned);
-    let default = if names.is_empty() { kernlet_accel_plugins::default_plugins() } else { Vec::new() };
-    let runtime = Runtime::new(default.clone());
-    *write() = Some(Plugins { named: Vec::new(), default, runtime, config });
+    let (default, absent) = if names.is_empty() {
+        let found = kernlet_accel_plugins::load(&Config { plugins: Vec::new(), ..config.clone() });
+        let absent = found.runtime().absent().to_vec();
+        (found.plugins, absent)
+    } else {
+        let absent = |entry: &Entry| Absent {
+            plugin: entry.name,
+            operations: entry.operations,
+            why: "it is not among the plugins that are named".to_owned(),
+        };
+        (Vec::new(), CATALOGUE.iter().map(absent).collect())
+    };
+    let mut plugins = Plugins { named: Vec::new(), default, absent, runtime: Runtime::new(Vec::new()), config };
+    plugins.make_runtime();
+    *write() = Some(plugins);
     load_all(&names)
 }
 
@@ -167,8 +182,8 @@ fn load(name: &str) -> Result {
     if read().is_none() {
         return Err(EBACKEND);
     }
-    if let Some(plugin) = find(name) {
-        return add_built_in(plugin);
+    if let Some(entry) = find(name) {
+        return add_built_in(entry);
     }
     let is_loaded = |library: &Library| {
         let plugins = read();
@@ -184,9 +199,9 @@ fn load(name: &str) -> Result {
         }
         Err(NotLoaded::Missing(why)) => {
             let own = name.strip_prefix("libvaccel-").and_then(|name| name.strip_suffix(".so")).and_then(find);
-            if let Some(plugin) = own {
-                info!("{name} is not installed; Kernlet's plugin {} does its work", plugin.name());
-                return add_built_in(plugin);
+            if let Some(entry) = own {
+                info!("{name} is not installed; Kernlet's plugin {} does its work", entry.name);
+                return add_built_in(entry);
             }
             error!("cannot load plugin {name}: {why}");
             Err(Errno::from(NotLoaded::Missing(why)))
@@ -219,17 +234,30 @@ impl Drop for Loading {
 }
 
 /// Kernlet's own plugin of this name.
-fn find(name: &str) -> Option<Arc<dyn Plugin>> {
-    kernlet_accel_plugins::default_plugins().into_iter().find(|plugin| plugin.name() == name)
+fn find(name: &str) -> Option<&'static Entry> {
+    CATALOGUE.iter().find(|entry| entry.name == name)
 }
 
-fn add_built_in(plugin: Arc<dyn Plugin>) -> Result {
-    let mut plugins = write();
-    let plugins = plugins.as_mut().ok_or(EBACKEND)?;
-    if plugins.built_in().all(|other| other.name() != plugin.name()) {
-        info!("loaded plugin {}", plugin.name());
+fn add_built_in(entry: &Entry) -> Result {
+    let config = {
+        let plugins = read();
+        let plugins = plugins.as_ref().ok_or(EBACKEND)?;
+        if plugins.built_in().any(|other| other.name() == entry.name) {
+            return Ok(());
+        }
+        Config { plugins: vec![entry.name.to_owned()], ..plugins.config.clone() }
+    };
+    // It may look for libraries and devices, so nobody waits for it.
+    let found = kernlet_accel_plugins::load(&config);
+    let Some(plugin) = found.plugins.into_iter().find(|plugin| plugin.name() == entry.name) else {
+        let why = found.found.into_iter().find(|found| found.plugin == entry.name).and_then(|found| found.what.err());
+        error!("plugin {} cannot be loaded: {}", entry.name, why.unwrap_or_default());
+        return Err(ENODEV);
+    };
+    info!("loaded plugin {}", entry.name);
+    if let Some(plugins) = &mut *write() {
         plugins.named.push(Named::BuiltIn(plugin));
-        plugins.runtime = Runtime::new(plugins.built_in().cloned().collect());
+        plugins.make_runtime();
     }
     Ok(())
 }
@@ -240,6 +268,14 @@ impl Plugins {
             Named::Library(library) => Some(library),
             Named::BuiltIn(_) => None,
         })
+    }
+
+    /// Makes the runtime anew, for the plugins that there are now.
+    fn make_runtime(&mut self) {
+        let present: Vec<_> = self.built_in().cloned().collect();
+        let is_absent = |absent: &&Absent| present.iter().all(|plugin| plugin.name() != absent.plugin);
+        let absent = self.absent.iter().filter(is_absent).cloned().collect();
+        self.runtime = Runtime::with_absent(present, absent);
     }
 
     fn built_in(&self) -> impl Iterator<Item = &Arc<dyn Plugin>> {

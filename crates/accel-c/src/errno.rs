@@ -19,6 +19,7 @@ pub(crate) const EINVAL: Errno = Errno(libc::EINVAL);
 pub(crate) const EIO: Errno = Errno(libc::EIO);
 pub(crate) const ELIBBAD: Errno = Errno(libc::ELIBBAD);
 pub(crate) const ENAMETOOLONG: Errno = Errno(libc::ENAMETOOLONG);
+pub(crate) const ENODEV: Errno = Errno(libc::ENODEV);
 pub(crate) const ENOENT: Errno = Errno(libc::ENOENT);
 pub(crate) const ENOMEM: Errno = Errno(libc::ENOMEM);
 pub(crate) const ENOTSUP: Errno = Errno(libc::ENOTSUP);

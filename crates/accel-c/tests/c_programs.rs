@@ -28,6 +28,7 @@ const PROGRAMS: &[(&str, &[(&str, &str)])] = &[
     ("sessions", NOOP),
     ("operations", NOOP),
     ("own", NOOP),
+    ("dummies", NOOP),
     ("plugins", NOOP),
     ("stress", NOOP),
 ];

@@ -97,7 +97,7 @@ impl Plugin for Noop {
             return Err(PluginError::NotOffered { operation: task.operation() });
         }
         match task {
-            Task::ImageClassify(mut task) => task.ranking.fill([(0, 1.0, TAG)]),
+            Task::ImageClassify(mut task) => task.ranking.fill([(0, 0.0, TAG)]),
             Task::ImageDetect(mut task)
             | Task::ImageSegment(mut task)
             | Task::ImagePose(mut task)
