@@ -54,12 +54,10 @@ impl Plugins {
 }
 
 fn load(config: &Config) -> pyo3::PyResult<Plugins> {
-    let all = kernlet_accel_plugins::default_plugins();
-    if let Some(unknown) = config.plugins.iter().find(|name| all.iter().all(|plugin| plugin.name() != **name)) {
-        let there: Vec<_> = all.iter().map(|plugin| plugin.name()).collect();
-        return Err(error::bad_value(format!("there is no plugin {unknown:?}; there are {}", there.join(", "))));
+    let loaded = kernlet_accel_plugins::load(config);
+    if let Some(unknown) = loaded.unknown.first() {
+        let known: Vec<_> = loaded.found.iter().map(|found| found.plugin).collect();
+        return Err(error::bad_value(format!("there is no plugin {unknown:?}; there are {}", known.join(", "))));
     }
-    let wanted = |name: &str| config.plugins.is_empty() || config.plugins.iter().any(|wanted| wanted == name);
-    let plugins = all.into_iter().filter(|plugin| wanted(plugin.name())).collect();
-    Ok(Plugins { runtime: Runtime::new(plugins) })
+    Ok(Plugins { runtime: loaded.runtime() })
 }
