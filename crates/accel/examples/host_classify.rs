@@ -4,14 +4,14 @@
 
 use std::{env, error::Error, fs};
 
-use kernlet_accel::{Resource, Runtime, host};
+use kernlet_accel::{Config, Resource, host};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models");
     let path = env::args().nth(1).unwrap_or_else(|| format!("{models}/pictures/cat.jpg"));
     let picture = fs::read(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
 
-    let session = Runtime::new(kernlet_accel_plugins::default_plugins()).session();
+    let session = kernlet_accel_plugins::load(&Config::from_env()?).runtime().session();
     let model = Resource::from_file(format!("{models}/mobilenet_v2_fp16w.onnx"))?;
     let labels = Resource::from_file(format!("{models}/imagenet_classes.txt"))?;
     for class in session.ops().classify(&picture, Some(&model), Some(&labels), 3)? {

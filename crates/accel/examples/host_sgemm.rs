@@ -4,13 +4,13 @@
 use std::{error::Error, time::Duration};
 
 use kernlet_accel::{
-    Resource, Runtime,
+    Config, Resource,
     host::{Input, Model, Output, Sgemm},
     operation::TensorBuf,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let session = Runtime::new(kernlet_accel_plugins::default_plugins()).session();
+    let session = kernlet_accel_plugins::load(&Config::from_env()?).runtime().session();
 
     let (a, b) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]);
     let mut c = [0.0; 4];
