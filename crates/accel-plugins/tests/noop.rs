@@ -36,15 +36,14 @@ fn the_dummy_of_every_operation_is_vaccels() {
     let mut numbers = [0.0; 2];
     assert_eq!(ops.minmax(&[4.0, 9.0], 5, 6, &mut numbers).unwrap(), (-1.0, 10_000.0));
     assert_eq!(numbers, [4.0, 9.0]);
-    for (input, expected) in [(&[21][..], &[42][..]), (&[7, 8, 9], &[7, 16, 18])] {
+    for input in [&[21][..], &[7, 8, 9]] {
         let bytes: Vec<u8> = input.iter().flat_map(|value: &i32| value.to_le_bytes()).collect();
         let (mut output, mut written) = (vec![0; bytes.len()], 0);
         let read = vec![TypedIn { dtype: Dtype::I32, custom: 0, array: true, bytes: &bytes }];
         let write =
             vec![TypedOut { dtype: Dtype::I32, custom: 0, array: true, bytes: &mut output, written: &mut written }];
         ops.exec("libmytestlib.so", "mytestfunc", read, write).unwrap();
-        let expected: Vec<u8> = expected.iter().flat_map(|value: &i32| value.to_le_bytes()).collect();
-        assert_eq!((written, output), (expected.len() as u64, expected));
+        assert_eq!((written, output), (bytes.len() as u64, bytes));
     }
 }
 

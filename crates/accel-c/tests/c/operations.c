@@ -106,14 +106,14 @@ static void calls(void)
 
 static void pictures(void)
 {
-	unsigned char text[64] = { 0 }, name[64] = { 0 }, tiny[5] = { 0 };
+	unsigned char text[64] = { 0 }, name[64] = { 0 }, tiny[6] = { 0 };
 	const char picture[] = "picture";
 	WORKS(vaccel_image_classification(&session, picture, text, name, 7, sizeof(text), sizeof(name)));
 	CHECK(!strcmp((char *)text, "classified 7 bytes, p") && !strcmp((char *)name, "named"));
 	WORKS(vaccel_image_classification(&session, picture, NULL, name, 7, 0, sizeof(name)));
 	WORKS(vaccel_image_classification(&session, picture, text, NULL, 7, sizeof(text), 0));
 	WORKS(vaccel_image_classification(&session, picture, tiny, NULL, 7, sizeof(tiny), 0));
-	CHECK(!strcmp((char *)tiny, "clas"));
+	CHECK(!strcmp((char *)tiny, "class"));
 	WORKS(vaccel_image_detection(&session, picture, name, 7, sizeof(name)));
 	CHECK(!strcmp((char *)name, "detect 7 p"));
 	WORKS(vaccel_image_segmentation(&session, picture, name, 7, sizeof(name)));
