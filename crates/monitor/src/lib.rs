@@ -13,6 +13,7 @@
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
 //! | `saved` | templates in files |
+//! | [`solo5`] | Solo5's unikernels: a machine type of their own |
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
@@ -49,6 +50,7 @@ mod process;
 mod processor;
 mod report;
 mod saved;
+pub mod solo5;
 mod template;
 mod trace;
 
