@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use common::{kernlet, kvm_is_usable, root, stderr, stdout};
+use common::{Platform, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
@@ -528,4 +528,105 @@ fn a_guest_that_never_ends_is_ended_by_a_signal() {
             "{what}"
         );
     }
+}
+
+/// A platform with these guests as functions, with environment variables `NAME=VALUE`.
+fn platform(guests: &[(&str, &[&str])]) -> (tempfile::TempDir, Platform) {
+    let home = tempfile::tempdir().unwrap();
+    let platform = Platform::start(home.path());
+    for (name, environment) in guests {
+        succeeded(platform.command().arg("build").arg(guest(name)).args(["-t", name]).output().unwrap());
+        let environment = environment.iter().flat_map(|pair| ["--env", pair]);
+        succeeded(platform.run(["deploy", name, "--image", name].into_iter().chain(environment)));
+    }
+    (home, platform)
+}
+
+#[test]
+fn a_body_becomes_the_command_line_and_what_is_printed_the_response() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[("echo", &[]), ("hello", &["solo5_log=info"])]);
+    for body in ["hello", "", "two words\n", "ünïcode"] {
+        let reply = platform.call("echo", body);
+        assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, body));
+    }
+    // What bindings print does not get into the response, whatever they are told.
+    let reply = platform.call("hello", "Hello");
+    assert_eq!(reply.text(), "\n**** a guest's hello ****\n\nHello, World\nCommand line is: 'Hello'\nSUCCESS\n");
+    let logs = stdout(&platform.run(["logs", "hello"]));
+    assert!(logs.contains("Solo5: a guest of Kernlet's, 32 MB"), "{logs}");
+    // Words that could be options become one argument.
+    for (body, line) in [("--solo5:debug x", "\"--solo5:debug x\""), ("say \"hi\" -x", "\"say \\\"hi\\\" -x\"")] {
+        assert_eq!(platform.call("echo", body).text(), line);
+    }
+    let reply = platform.call("echo", &b"a\0b"[..]);
+    assert_eq!(reply.status.as_u16(), 400, "{}", reply.text());
+    let longest = "x".repeat(8191 - "--solo5:quiet ".len());
+    assert_eq!(platform.call("echo", longest.clone()).text(), longest);
+    assert_eq!(platform.call("echo", longest + "x").status.as_u16(), 413);
+}
+
+#[test]
+fn a_solo5_function_that_fails_is_reported_and_serves_the_next_request() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[("traps", &["solo5_log=info"]), ("hello", &[])]);
+    let reply = platform.call("hello", "exit 3");
+    assert_eq!(
+        (reply.status.as_u16(), reply.text().as_str()),
+        (502, "function hello crashed: the function ended with status 3\n")
+    );
+    assert!(platform.call("hello", "again").text().ends_with("SUCCESS\n"));
+    for (what, text) in [
+        ("null", "the function ended with status 255: Solo5: ABORT: runtime.c: Fatal trap"),
+        ("abort", "the function ended with status 255: Solo5: ABORT: traps.c:"),
+        ("text", "the function's Solo5 machine ended: KVM: host/guest translation fault: rip=0x10"),
+        ("port", "the function's Solo5 machine ended: Invalid guest port access: port=0x80"),
+    ] {
+        let reply = platform.call("traps", what);
+        assert_eq!(reply.status.as_u16(), 502, "{what}: {}", reply.text());
+        assert!(reply.text().contains(text), "{what}: {}", reply.text());
+        assert_eq!(platform.call("traps", "return").text(), "returned\n");
+    }
+    let logs = stdout(&platform.run(["logs", "traps"]));
+    for part in ["crash report", "page fault", "Solo5: trap: type=#PF ec=0x2", "store+0x", "app_main+0x"] {
+        assert!(logs.contains(part), "{part} is missing in {logs}");
+    }
+}
+
+#[test]
+fn a_solo5_function_is_held_to_its_limits() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[("endless", &[]), ("echo", &[])]);
+    let call =
+        |what: &'static str| platform.send(http::Method::POST, "/function/endless", &[("x-timeout", "300ms")], what);
+    for what in ["spin", "poll", "sleep"] {
+        let reply = call(what);
+        assert_eq!(reply.status.as_u16(), 504, "{what}: {}", reply.text());
+    }
+    let reply = platform.call("endless", "flood");
+    assert!(reply.text().contains("raise dev.kernlet.limits.response"), "{}", reply.text());
+    platform.still_serves_echo();
+}
+
+#[test]
+fn a_file_that_is_no_unikernel_of_solo5s_becomes_no_image() {
+    let home = tempfile::tempdir().unwrap();
+    let build = |path: &Path| kernlet().arg("build").arg(path).arg("--home").arg(home.path()).output().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.hvt");
+    let mut file = fs::read(guest("hello")).unwrap();
+    // The manifest's version: the note is the second of the file's.
+    let at = file.windows(4).position(|window| window == b"1TFM" || window == b"MFT1").unwrap() + 16;
+    file[at] = 9;
+    fs::write(&path, &file).unwrap();
+    let output = build(&path);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("Solo5 manifest is invalid"), "{}", stderr(&output));
+    assert!(!build(&root().join("README.md")).status.success());
 }

@@ -273,6 +273,11 @@ impl Processor {
         self.vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default()
     }
 
+    /// The vCPU's general registers, whoever's they are; `None` where KVM does not say.
+    pub(crate) fn general_registers(&self) -> Option<Registers> {
+        self.vcpu.get_regs().ok().map(|regs| arch::registers(&regs))
+    }
+
     /// The registers of the guest, which is stopped; `None` where KVM does not say.
     pub(crate) fn registers(&self, memory: &GuestMemory) -> Option<Registers> {
         let regs = self.vcpu.get_regs().ok()?;

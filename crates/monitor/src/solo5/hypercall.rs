@@ -2,7 +2,7 @@
 //! `out` to one of their ports. Every address that a guest gives is checked; what its tender would die of ends the guest.
 
 use std::{
-    io,
+    io, thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -41,6 +41,9 @@ pub(crate) mod result {
 
 /// Bytes of the cookie that a guest gives when it halts.
 const COOKIE_SIZE: u64 = 512;
+
+/// How long is slept at once where nothing ends it.
+const FOREVER: Duration = Duration::from_secs(3600);
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;
@@ -177,8 +180,14 @@ impl Call<'_> {
             let left = end.map(|end| end.saturating_duration_since(now));
             let allowed = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
             let shorter = left.into_iter().chain(allowed).min();
-            let timeout = shorter.and_then(|time| Timespec::try_from(time).ok());
-            match poll(&mut fds, timeout.as_ref()) {
+            let polled = if fds.is_empty() {
+                // Nothing can come, and a function's jail has no call that would wait for it.
+                thread::sleep(shorter.unwrap_or(FOREVER));
+                Ok(0)
+            } else {
+                poll(&mut fds, shorter.and_then(|time| Timespec::try_from(time).ok()).as_ref())
+            };
+            match polled {
                 Ok(0) if left.is_none_or(|left| !left.is_zero()) => {
                     if allowed.is_some_and(|allowed| allowed.is_zero()) {
                         return Err(End::Timeout);

@@ -253,6 +253,10 @@ impl Image {
         &self.manifest
     }
 
+    pub(crate) fn bytes(&self) -> Arc<[u8]> {
+        Arc::clone(&self.bytes)
+    }
+
     pub(crate) fn contents(&self, segment: &Segment) -> &[u8] {
         self.bytes.get(segment.file.clone()).unwrap_or_default()
     }
@@ -526,7 +530,7 @@ pub(crate) mod tests {
             }
             file.truncate(cut.max(64));
             let memory = memory << 20;
-            target_of(&file);
+            let _ = target_of(&file);
             if let Ok(image) = parse(&file) && let Ok(loaded) = image.load(memory) {
                 let mut end = GUEST_MIN;
                 for segment in &loaded.segments {

@@ -12,9 +12,11 @@
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `machine` | the run loop |
+//! | [`command`](CommandMachine) | functions: a body in, what is printed out |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
+mod command;
 pub mod device;
 mod emulate;
 mod hypercall;
@@ -28,6 +30,7 @@ mod ring;
 mod signals;
 mod tap;
 
+pub use command::{CommandMachine, Template, UsedCommand, body_max};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
 pub use image::{Image, ImageError, Target, target_of};
 pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, End, Halted, MEMORY_MAX, Machine};

@@ -24,6 +24,7 @@ use crate::{
     kvm::{self as native, FaultFrame, PageTables, Ring as PageRing},
     layout::{Area, LayoutError, Permission},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
+    processor::Registers,
 };
 
 // Supervisor pages, below all that a guest has.
@@ -58,6 +59,9 @@ const TSS_LIMIT: u64 = IO_BITMAP + IO_BITMAP_LEN as u64;
 
 /// 2 MiB pages of stock page tables: present, writable, large.
 const LARGE_WRITABLE: u64 = 0x83;
+
+/// Of the flags: the instruction that comes next is not to be trapped again.
+const RESUME_FLAG: u64 = 1 << 16;
 
 /// Which ring a guest runs at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,6 +200,17 @@ impl Processor {
         self.vm.instruction_pointer()
     }
 
+    /// The registers of the guest, which is stopped, as it would find them itself; zeroes where KVM does not say.
+    pub(crate) fn registers(&self, memory: &GuestMemory) -> Registers {
+        let Some(registers) = self.vm.general_registers() else { return Registers::default() };
+        match memory.load::<FaultFrame>(FRAME) {
+            Ok(frame) if self.is_in_stub() => {
+                Registers { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags, ..registers }
+            }
+            _ => registers,
+        }
+    }
+
     /// Runs the guest until it needs the monitor.
     pub(crate) fn run(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
         let exit = match self.vm.vcpu().run() {
@@ -325,19 +340,25 @@ impl Processor {
         Ok(())
     }
 
-    /// Freezes a guest that looks at its command line: it will do so again.
-    pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
+    /// Freezes a guest that looks at its command line, or has just made a hypercall: it will do so again.
+    pub(crate) fn freeze(
+        &mut self,
+        memory: &mut GuestMemory,
+        in_call: bool,
+    ) -> Result<(FrozenMemory, CpuState), Cause> {
+        let is_in_stub = self.is_in_stub();
         let vcpu = self.vm.vcpu();
         native::finish_exit(vcpu)?;
-        let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
-        let stub = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        let mut regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
-        let regs = if (STUBS..STUBS + u64::from(VECTORS) * STUB_SIZE).contains(&stub.rip) {
+        if is_in_stub {
+            let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
             native::user_segments(&mut sregs);
-            kvm_regs { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags & !(1 << 16), ..stub }
-        } else {
-            stub
-        };
+            regs = kvm_regs { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags & !RESUME_FLAG, ..regs };
+        }
+        if in_call {
+            regs.rip = before_out(memory, regs.rip);
+        }
         sregs.tr = task_segment();
         let xsave = vcpu.get_xsave().map_err(kvm("read the vector registers"))?;
         let privileged = self.privileged.clone().ok_or(Cause::OtherBackend)?;
@@ -345,6 +366,11 @@ impl Processor {
         let frozen = self.vm.freeze_memory(memory)?;
         state.restore(&mut self.vm)?;
         Ok((frozen, state))
+    }
+
+    /// Whether the guest's last page fault was at this address.
+    pub(crate) fn faulted_at(&self, address: u64) -> bool {
+        self.privileged.as_ref().is_some_and(|state| state.fault_address == address && address != 0)
     }
 
     /// A processor in the state of a template, with a view of its memory.
@@ -406,6 +432,12 @@ impl CpuState {
         // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
     }
+}
+
+/// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.
+fn before_out(memory: &GuestMemory, rip: u64) -> u64 {
+    let byte = |at: u64| memory.load::<u8>(at).ok();
+    if rip.checked_sub(1).and_then(byte) == Some(0xef) { rip - 1 } else { rip.saturating_sub(2) }
 }
 
 fn is_command_line(address: u64) -> bool {
