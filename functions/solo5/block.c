@@ -1,4 +1,7 @@
-/* Writes every tenth block of its device "storage" and reads it back, then asks for what there is not. */
+/*
+ * Writes every tenth block of its device "storage" and reads it back, then asks for what there is not. With the command
+ * line "read" it prints the first block, with "time" it says how long writing and reading all blocks takes.
+ */
 #include "solo5.h"
 
 MANIFEST(DEVICE("storage", BLOCK_BASIC));
@@ -14,6 +17,14 @@ int app_main(const struct start *start) {
     if (!strcmp(start->cmdline, "read")) {
         ASSERT(block_read(handle, 0, seen, size) == R_OK);
         console((const char *)seen, size);
+        return 0;
+    }
+    if (!strcmp(start->cmdline, "time")) {
+        uint64_t begun = clock_monotonic(), middle;
+        for (uint64_t offset = 0; offset < capacity; offset += size) ASSERT(block_write(handle, offset, written, size) == R_OK);
+        middle = clock_monotonic();
+        for (uint64_t offset = 0; offset < capacity; offset += size) ASSERT(block_read(handle, offset, seen, size) == R_OK);
+        print("nanoseconds: %lu %lu\n", middle - begun, clock_monotonic() - middle);
         return 0;
     }
     for (uint64_t offset = 0; offset < capacity; offset += 10 * size) {

@@ -4,7 +4,7 @@
 //!
 //! Instructions, descriptors and interrupts as in Intel's SDM, volumes 2 and 3A (chapters 3, 6 and 7).
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use kvm_bindings::kvm_regs;
 
 use super::{
@@ -180,6 +180,16 @@ impl Faulted<'_> {
     fn protection(&mut self, error_code: u64) -> Outcome {
         let mut carried_out = false;
         loop {
+            match self.known() {
+                Some(Step::Done) => {
+                    carried_out = true;
+                    self.regs.rflags &= !RF;
+                    continue;
+                }
+                Some(Step::End(outcome)) => return outcome,
+                Some(Step::Raise { vector, error_code }) => return self.raise(vector, error_code),
+                None => {}
+            }
             let Some(instruction) = self.instruction().filter(|next| is_privileged(next, !carried_out)) else {
                 return if carried_out { Outcome::Resume } else { self.raise(PROTECTION, error_code) };
             };
@@ -193,6 +203,46 @@ impl Faulted<'_> {
                 Step::Raise { vector, error_code } => return self.raise(vector, error_code),
             }
         }
+    }
+
+    /// What bindings do at their start, in the encodings that assemblers choose: the decoder's tables take longer to make
+    /// than all of it to carry out. Nothing where it is anything else.
+    fn known(&mut self) -> Option<Step> {
+        let bytes: [u8; 8] = self.load(self.regs.rip)?;
+        let raised = Step::Raise { vector: PROTECTION, error_code: 0 };
+        let (done, len) = match bytes {
+            [0x0f, 0x30, ..] => (self.write_msr(), 2),
+            [0x8e, modes @ (0xc0..=0xff), ..] => {
+                let segment = SEGMENTS.get(usize::from(modes >> 3 & 7)).copied()?;
+                let selector = *slot(&mut self.regs, GENERAL[usize::from(modes & 7)])?;
+                (self.set_segment(selector, segment), 2)
+            }
+            [0x0f, 0x00, modes @ (0xd8..=0xdf), ..] => {
+                let selector = *slot(&mut self.regs, GENERAL[usize::from(modes & 7)])?;
+                (self.set_task(selector), 3)
+            }
+            [0x48, 0xcb, ..] => return Some(if self.retf(true, 0).is_some() { Step::Done } else { raised }),
+            [0x48, 0xcf, ..] => return Some(if self.iretq().is_some() { Step::Done } else { raised }),
+            [0x0f, 0x01, modes, low, a, b, c, _] if matches!(modes >> 3, 2 | 3 | 10 | 11 | 18 | 19) => {
+                let offset = u32::from_le_bytes([low, a, b, c]);
+                let (base, displacement, len) = match (modes >> 6, modes & 7) {
+                    (_, 4) => return None,
+                    (0, 5) => (self.regs.rip + 7, sign_extend(offset), 7),
+                    (0, base) => (*slot(&mut self.regs, GENERAL[usize::from(base)])?, 0, 3),
+                    (1, base) => {
+                        let offset = i64::from(low.cast_signed()).cast_unsigned();
+                        (*slot(&mut self.regs, GENERAL[usize::from(base)])?, offset, 4)
+                    }
+                    (_, base) => (*slot(&mut self.regs, GENERAL[usize::from(base)])?, sign_extend(offset), 7),
+                };
+                let table = self.table_at(base.wrapping_add(displacement));
+                let is_gdt = modes >> 3 & 1 == 0;
+                (table.map(|table| *if is_gdt { &mut self.state.gdt } else { &mut self.state.idt } = table), len)
+            }
+            _ => return None,
+        };
+        self.regs.rip += if done.is_some() { len } else { 0 };
+        Some(if done.is_some() { Step::Done } else { raised })
     }
 
     fn instruction(&self) -> Option<Instruction> {
@@ -228,8 +278,10 @@ impl Faulted<'_> {
                 Some(())
             }
             Mnemonic::Retf | Mnemonic::Iretq => {
-                let returned =
-                    if instruction.mnemonic() == Mnemonic::Iretq { self.iretq() } else { self.retf(instruction) };
+                let wide = matches!(instruction.code(), Code::Retfq | Code::Retfq_imm16);
+                let released = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+                let is_iret = instruction.mnemonic() == Mnemonic::Iretq;
+                let returned = if is_iret { self.iretq() } else { self.retf(wide, released) };
                 return returned.map_or(Step::Raise { vector: PROTECTION, error_code }, |()| Step::Done);
             }
             Mnemonic::Hlt => return Step::End(Outcome::Halt),
@@ -292,6 +344,10 @@ impl Faulted<'_> {
             OpKind::Register => self.register(instruction.op1_register())?,
             _ => u64::from(self.load::<u16>(self.address(instruction)?)?),
         };
+        self.set_segment(selector, segment)
+    }
+
+    fn set_segment(&mut self, selector: u64, segment: Register) -> Option<()> {
         #[allow(clippy::cast_possible_truncation, reason = "a selector has 16 bits")]
         let selector = selector as u16;
         let descriptor = if selector & !3 == 0 { 0 } else { self.descriptor(selector)? };
@@ -310,6 +366,10 @@ impl Faulted<'_> {
             OpKind::Register => self.register(instruction.op0_register())?,
             _ => u64::from(self.load::<u16>(self.address(instruction)?)?),
         };
+        self.set_task(selector)
+    }
+
+    fn set_task(&mut self, selector: u64) -> Option<()> {
         #[allow(clippy::cast_possible_truncation, reason = "a selector has 16 bits")]
         let selector = selector as u16;
         let low = self.descriptor(selector)?;
@@ -332,7 +392,10 @@ impl Faulted<'_> {
     }
 
     fn table(&self, instruction: &Instruction) -> Option<Table> {
-        let at = self.address(instruction)?;
+        self.table_at(self.address(instruction)?)
+    }
+
+    fn table_at(&self, at: u64) -> Option<Table> {
         Some(Table { limit: self.load(at)?, base: self.load(at.checked_add(2)?)? })
     }
 
@@ -362,9 +425,7 @@ impl Faulted<'_> {
         Some(())
     }
 
-    fn retf(&mut self, instruction: &Instruction) -> Option<()> {
-        let wide = instruction.code() == iced_x86::Code::Retfq || instruction.code() == iced_x86::Code::Retfq_imm16;
-        let released = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+    fn retf(&mut self, wide: bool, released: u64) -> Option<()> {
         let stack = self.regs.rsp;
         let (rip, code, size) = if wide {
             (self.load(stack)?, self.load::<u64>(stack.checked_add(8)?)?, 16)
@@ -550,6 +611,23 @@ fn is_privileged(instruction: &Instruction, faulted: bool) -> bool {
 
 const fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
+}
+
+/// General registers and segments by the numbers that instructions have for them.
+const GENERAL: [Register; 8] = [
+    Register::RAX,
+    Register::RCX,
+    Register::RDX,
+    Register::RBX,
+    Register::RSP,
+    Register::RBP,
+    Register::RSI,
+    Register::RDI,
+];
+const SEGMENTS: [Register; 6] = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
+
+fn sign_extend(value: u32) -> u64 {
+    i64::from(value.cast_signed()).cast_unsigned()
 }
 
 fn is_segment(register: Register) -> bool {
