@@ -259,3 +259,31 @@ fn a_solo5_guest_with_devices_is_no_function_without_them() {
     assert!(matches!(crash.cause(), Cause::Solo5Boot(_)));
     assert!(crash.to_string().contains("Device 'storage' of type BLOCK_BASIC declared but not attached."), "{crash}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
+    /// A guest's file with some bytes changed: mostly its code and its headers.
+    #[test]
+    fn any_solo5_file_is_refused_or_runs_to_a_named_end(
+        name in proptest::sample::select(vec!["hello", "traps", "tls"]),
+        changes in proptest::collection::vec((0_usize..0x2800, proptest::prelude::any::<u8>()), 1..6),
+    ) {
+        let Some(hypervisor) = kvm() else { return Ok(()) };
+        let mut bytes = file(name);
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let Ok(image) = Image::parse(bytes.into(), Target::Hvt) else { return Ok(()) };
+        let devices = Devices::new(image.manifest());
+        let config = Config { memory: 4 * MIB, ring: Ring::Three };
+        if let Ok(mut machine) = Machine::boot(&hypervisor, &image, devices, b"divide", config) {
+            let ended = machine.run(&mut Printed::default(), Some(Instant::now() + Duration::from_millis(50) * patience()));
+            if let Err(end) = ended {
+                proptest::prop_assert!(!matches!(end, End::Host(_)), "{}", end);
+                proptest::prop_assert!(!end.to_string().is_empty());
+            }
+        }
+    }
+}

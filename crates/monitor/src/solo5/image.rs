@@ -396,56 +396,58 @@ fn note<'a>(bytes: &'a [u8], headers: &[ProgramHeader], kind: NoteKind) -> Resul
     Ok(None)
 }
 
+/// A unikernel of one page of code.
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+pub(crate) fn unikernel(code: &[u8], entries: &[(&str, u32)]) -> Vec<u8> {
+    let mut manifest = vec![0; 4];
+    manifest.extend(1_u32.to_le_bytes());
+    manifest.extend((u32::try_from(entries.len()).unwrap() + 1).to_le_bytes());
+    for (name, kind) in [("", 0x4000_0000)].iter().chain(entries) {
+        let mut entry = [0; 104];
+        entry[..name.len()].copy_from_slice(name.as_bytes());
+        entry[68..72].copy_from_slice(&kind.to_le_bytes());
+        manifest.extend(entry);
+    }
+    let abi = [1_u32, 2, 0, 0].map(u32::to_le_bytes).concat();
+    let note = |kind: u32, contents: &[u8]| {
+        let size = u32::try_from(contents.len()).unwrap();
+        [&[6, size, kind].map(u32::to_le_bytes).concat(), &b"Solo5\0\0\0"[..], contents].concat()
+    };
+    let notes = [note(NOTE_ABI.kind, &abi), note(NOTE_MANIFEST.kind, &manifest)];
+    let mut file = Vec::new();
+    file.extend(IDENTITY);
+    file.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend(2_u16.to_le_bytes());
+    file.extend(62_u16.to_le_bytes());
+    file.extend(1_u32.to_le_bytes());
+    file.extend([GUEST_MIN, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend([0; 4]);
+    file.extend([64_u16, 56, 3, 0, 0, 0].map(u16::to_le_bytes).concat());
+    let mut at = 0x1000 + 0x1000_u64;
+    let mut header = |kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
+        file.extend(kind.to_le_bytes());
+        file.extend(flags.to_le_bytes());
+        file.extend([offset, address, address, size, size, 0x1000].map(u64::to_le_bytes).concat());
+    };
+    header(PT_LOAD, EXECUTE, 0x1000, GUEST_MIN, code.len() as u64);
+    for note in &notes {
+        header(PT_NOTE, READ, at, 0, note.len() as u64);
+        at += note.len() as u64;
+    }
+    file.resize(0x1000, 0);
+    file.extend(code);
+    file.resize(0x2000, 0);
+    notes.iter().for_each(|note| file.extend(note));
+    file
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A unikernel of one page of code.
-    pub(crate) fn unikernel(code: &[u8], entries: &[(&str, u32)]) -> Vec<u8> {
-        let mut manifest = vec![0; 4];
-        manifest.extend(1_u32.to_le_bytes());
-        manifest.extend((u32::try_from(entries.len()).unwrap() + 1).to_le_bytes());
-        for (name, kind) in [("", 0x4000_0000)].iter().chain(entries) {
-            let mut entry = [0; 104];
-            entry[..name.len()].copy_from_slice(name.as_bytes());
-            entry[68..72].copy_from_slice(&kind.to_le_bytes());
-            manifest.extend(entry);
-        }
-        let abi = [1_u32, 2, 0, 0].map(u32::to_le_bytes).concat();
-        let note = |kind: u32, contents: &[u8]| {
-            let size = u32::try_from(contents.len()).unwrap();
-            [&[6, size, kind].map(u32::to_le_bytes).concat(), &b"Solo5\0\0\0"[..], contents].concat()
-        };
-        let notes = [note(NOTE_ABI.kind, &abi), note(NOTE_MANIFEST.kind, &manifest)];
-        let mut file = Vec::new();
-        file.extend(IDENTITY);
-        file.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        file.extend(2_u16.to_le_bytes());
-        file.extend(62_u16.to_le_bytes());
-        file.extend(1_u32.to_le_bytes());
-        file.extend([GUEST_MIN, 64, 0].map(u64::to_le_bytes).concat());
-        file.extend([0; 4]);
-        file.extend([64_u16, 56, 3, 0, 0, 0].map(u16::to_le_bytes).concat());
-        let mut at = 0x1000 + 0x1000_u64;
-        let mut header = |kind: u32, flags: u32, offset: u64, address: u64, size: u64| {
-            file.extend(kind.to_le_bytes());
-            file.extend(flags.to_le_bytes());
-            file.extend([offset, address, address, size, size, 0x1000].map(u64::to_le_bytes).concat());
-        };
-        header(PT_LOAD, EXECUTE, 0x1000, GUEST_MIN, code.len() as u64);
-        for note in &notes {
-            header(PT_NOTE, READ, at, 0, note.len() as u64);
-            at += note.len() as u64;
-        }
-        file.resize(0x1000, 0);
-        file.extend(code);
-        file.resize(0x2000, 0);
-        notes.iter().for_each(|note| file.extend(note));
-        file
-    }
 
     fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
         Image::parse(bytes.into(), Target::Hvt)

@@ -132,3 +132,70 @@ fn load<T: FromBytes + IntoBytes>(memory: &GuestMemory, at: u64) -> Result<T, En
 fn store<T: IntoBytes + Immutable>(memory: &GuestMemory, at: u64, value: &T) -> Result<(), End> {
     memory.store(at, value).map_err(|_| End::access(Span { offset: at, len: size_of::<T>() as u64 }))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use proptest::prelude::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::solo5::{
+        Devices, Image, PacketNet, Target,
+        image::{Loaded, unikernel},
+    };
+
+    const RING: u64 = 2 << 20;
+
+    /// A guest's memory with a ring, and a network device with its other end.
+    fn guest() -> (GuestMemory, Layout, Attached, OwnedFd) {
+        let image = Image::parse(unikernel(&[0xf4], &[("service", 2)]).into(), Target::Hvt).unwrap();
+        let layout = Layout::new(RING, true, Loaded { segments: Vec::new(), end: 0x10_0000 });
+        let memory = GuestMemory::new(layout.tables().end).unwrap();
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
+        let mut devices = Devices::new(image.manifest());
+        devices.attach_net("service", Box::new(PacketNet::new(theirs, 1500))).unwrap();
+        (memory, layout, devices.complete().unwrap(), ours)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whatever the indices and entries say: all writes are in the ring's own commits and indices, or where the guest
+        /// may write.
+        #[test]
+        fn a_ring_that_lies_is_served_once_around_and_within_the_guests_memory(
+            indices in any::<[u32; 4]>(),
+            near in any::<bool>(),
+            entries in prop::collection::vec((0_u32..4, 0_u32..3, any::<u64>(), any::<u32>()), 1..16),
+        ) {
+            let (memory, layout, mut devices, ours) = guest();
+            let [tail, head, com_head, com_tail] = indices;
+            let tail = if near { head.wrapping_add(tail % 8) } else { tail };
+            for (at, value) in [(ENTRY_TAIL, tail), (4, com_head), (ENTRY_HEAD, head), (COMMIT_TAIL, com_tail)] {
+                memory.store(RING + at, &value).unwrap();
+            }
+            for index in 0..ENTRIES {
+                let (operation, handle, data, len) = entries[index as usize % entries.len()];
+                // Half of the addresses are the guest's.
+                let data = if data % 2 == 0 { 0x10_0000 + data % 0x10_0000 } else { data };
+                let len = if len % 2 == 0 { len % 2048 } else { len };
+                let entry = Entry { operation, handle, data, len, id: index, reserved: 0 };
+                memory.store(RING + ENTRY_TABLE + u64::from(index) * size_of::<Entry>() as u64, &entry).unwrap();
+            }
+            rustix::io::write(&ours, b"a frame").unwrap();
+            let _named_end = serve(&memory, &layout, &mut devices, &mut Vec::new());
+            let now: u32 = memory.load(RING + ENTRY_HEAD).unwrap();
+            prop_assert!(now.wrapping_sub(head) <= ENTRIES.min(tail.wrapping_sub(head)));
+            // What is the monitor's is as it was.
+            for outside in [0_u64..0x10_0000, layout.tables()] {
+                let mut bytes = vec![0; usize::try_from(outside.end - outside.start).unwrap()];
+                memory.read(outside.start, &mut bytes).unwrap();
+                prop_assert!(bytes.iter().all(|byte| *byte == 0));
+            }
+        }
+    }
+}
