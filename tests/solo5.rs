@@ -17,17 +17,23 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A guest of `functions/solo5`, built.
+/// A guest of `functions/solo5` for hvt, built.
 fn guest(name: &str) -> PathBuf {
+    built("hvt", name)
+}
+
+/// A guest of `functions/solo5` for a tender, built.
+fn built(target: &str, name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("solo5");
-        let built =
-            Command::new("sh").arg(root().join("functions/solo5/build.sh")).arg("hvt").arg(&folder).status().unwrap();
-        assert!(built.success(), "functions/solo5 builds");
+        for target in ["hvt", "spt"] {
+            let script = root().join("functions/solo5/build.sh");
+            assert!(Command::new("sh").arg(script).arg(target).arg(&folder).status().unwrap().success());
+        }
         folder
     });
-    folder.join(format!("{name}.hvt"))
+    folder.join(format!("{name}.{target}"))
 }
 
 /// The tender with these options, a guest and its command line.
@@ -528,6 +534,87 @@ fn a_guest_that_never_ends_is_ended_by_a_signal() {
             "{what}"
         );
     }
+}
+
+/// The spt tender with a guest.
+fn spt(options: &[&str], name: &str, words: &[&str]) -> Output {
+    let mut command = kernlet();
+    command.args(["solo5-spt", "--mem=16"]).args(options).arg("--").arg(built("spt", name)).args(words);
+    command.output().unwrap()
+}
+
+#[test]
+fn guests_of_spt_run_as_this_process_with_and_without_kvm() {
+    let output = spt(&[], "hello", &["Hello", "spt"]);
+    let (code, out, err) = said(&output);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("Solo5: a guest of Kernlet's, 16 MB\n") && out.contains("'Hello spt'\nSUCCESS\n"), "{out}");
+    assert_eq!(spt(&[], "hello", &["exit", "42"]).status.code(), Some(42));
+    for name in ["tls", "float", "clock"] {
+        let (code, out, err) = said(&spt(&[], name, &["--solo5:quiet"]));
+        assert!(code == 0 && out.ends_with("SUCCESS\n"), "{name}: {code} {out}{err}");
+    }
+    let (_folder, option) = disk(1 << 18);
+    for sector in ["512", "4096"] {
+        let sector = format!("--block-sector-size:storage={sector}");
+        let (code, out, err) = said(&spt(&[&option, &sector], "block", &["--solo5:quiet"]));
+        assert!(code == 0 && out.ends_with("SUCCESS\n"), "{code} {out}{err}");
+    }
+    let (ours, theirs) = link();
+    let net = format!("--net:service=@{}", theirs.as_raw_fd());
+    let arp = [&[0xff; 6][..], &OURS, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &OURS, &[10, 0, 0, 1], &[0; 6], &[10, 0, 0, 2]];
+    rustix::io::write(&ours, &arp.concat()).unwrap();
+    let (code, out, err) = said(&spt(&[&net], "net", &["--solo5:quiet", "limit 1"]));
+    assert!(code == 0 && out.ends_with("SUCCESS\n"), "{code} {out}{err}");
+    let mut answer = [0; 64];
+    assert_eq!(rustix::io::read(&ours, &mut answer).unwrap(), 42);
+}
+
+#[test]
+fn a_guest_of_spt_can_do_no_more_than_its_manifest_says() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for (what, signal) in [
+        ("null", libc::SIGSEGV),
+        ("text", libc::SIGSEGV),
+        ("rodata", libc::SIGSEGV),
+        ("execute", libc::SIGSEGV),
+        ("undefined", libc::SIGILL),
+        ("divide", libc::SIGFPE),
+        // A system call with whatever was in its registers.
+        ("syscall", libc::SIGSYS),
+    ] {
+        let output = spt(&[], "traps", &["--solo5:quiet", what]);
+        assert_eq!(output.status.signal(), Some(signal), "{what}: {}{}", stdout(&output), stderr(&output));
+    }
+    assert_eq!(spt(&[], "traps", &["abort"]).status.code(), Some(255));
+    // The heap can be executed where somebody insists on it; a segment's own rights stay.
+    let output = spt(&["--x-exec-heap"], "traps", &["--solo5:quiet", "execute"]);
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV));
+    assert!(
+        stderr(&output).starts_with("solo5-spt: WARNING: The use of --x-exec-heap is dangerous"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn the_spt_tender_refuses_as_the_original_does() {
+    let refused = |arguments: &[&str], text: &str| {
+        let (code, out, err) = said(&kernlet().arg("solo5-spt").args(arguments).output().unwrap());
+        assert_eq!((code, out.as_str()), (1, ""), "{arguments:?}: {err}");
+        assert!(err.contains(text), "{arguments:?}: {err}");
+    };
+    let (hvt, net, block) = (guest("hello"), built("spt", "net"), built("spt", "block"));
+    let (hvt, net, block) = (hvt.to_str().unwrap(), net.to_str().unwrap(), block.to_str().unwrap());
+    refused(&[], "solo5-spt: Missing KERNEL operand\nusage: solo5-spt ");
+    refused(&["--help"], "--x-exec-heap (make the heap executable)");
+    refused(&[hvt], ": Executable is not for the solo5-spt target\n");
+    refused(&["--ring=3", net], "solo5-spt: Invalid option: `--ring=3'\n");
+    refused(&[net], "solo5-spt: Device 'service' of type NET_BASIC declared but not attached.\n");
+    let (_folder, option) = disk(3 * 2048);
+    refused(&[&option, "--block-sector-size:storage=4096", block], "Backing storage size must be block aligned");
+    let (code, _, err) = said(&kernlet().args(["solo5-spt", "--version"]).output().unwrap());
+    assert!(code == 0 && err.starts_with("solo5-spt tender, version v") && err.ends_with("\nABI version 2\n"), "{err}");
 }
 
 /// A platform with these guests as functions, with environment variables `NAME=VALUE`.

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     #[command(name = "solo5-hvt")]
     Solo5Hvt(solo5::Args),
+    #[command(name = "solo5-spt", hide = true)]
+    Solo5Spt(solo5::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Watchdog(watchdog::Args),
@@ -63,6 +65,7 @@ impl Command {
             Self::Run(args) => return run::run(&args, context),
             Self::Images(args) => return images::run(&args, context),
             Self::Solo5Hvt(args) => return Ok(args.run(Target::Hvt)),
+            Self::Solo5Spt(args) => return Ok(args.run(Target::Spt)),
             Self::Watchdog(args) => return watchdog::run(&args),
             Self::Demo(args) => demo::run(&args, context),
             Self::Up(args) => up::run(&args, context),

@@ -1,5 +1,5 @@
-//! `kernlet solo5-hvt`: takes the place of Solo5's tender of that name, also when it is called by it. Arguments, output and
-//! exit codes are the tender's, as people, scripts and container runtimes know them; `--ring` is ours.
+//! `kernlet solo5-hvt` and `kernlet solo5-spt`: take the place of Solo5's tenders of these names, also when called by them.
+//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring` is ours.
 //! Called by `main` before anything else looks at the command line. It needs no platform.
 
 use std::{
@@ -17,6 +17,7 @@ use kernlet_monitor::Hypervisor;
 use kernlet_monitor::solo5::{
     ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, FileBlock, Image,
     MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
+    spt::{self, SptError},
 };
 
 /// Run a Solo5 unikernel, with the arguments of Solo5's own tender
@@ -62,7 +63,7 @@ pub(crate) fn called() -> Option<ExitCode> {
 }
 
 fn target(name: &str) -> Option<Target> {
-    [Target::Hvt].into_iter().find(|target| target.tender() == name)
+    [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
 }
 
 fn run(target: Target, program: &str, arguments: Vec<OsString>) -> ExitCode {
@@ -102,6 +103,7 @@ struct Tender {
 struct Options {
     memory: u64,
     ring: Ring,
+    executable_heap: bool,
     devices: Devices,
 }
 
@@ -125,6 +127,18 @@ impl Tender {
     }
 
     fn usage(&self) -> String {
+        let (core, modules) = match self.target {
+            Target::Hvt => (
+                "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
+                 carried out)\n",
+                "",
+            ),
+            Target::Spt => (
+                "",
+                "    --x-exec-heap (make the heap executable). WARNING: This option is dangerous and not recommended as it \
+                 makes the heap and stack executable.\n",
+            ),
+        };
         format!(
             "usage: {} [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]\n\
              KERNEL is the filename of the unikernel to run.\n\
@@ -132,12 +146,13 @@ impl Tender {
              Core options:\n  \
                [ --mem=512 ] (guest memory in MB)\n    \
                  --help (display this help)\n    \
-                 --version (display version information)\n  \
-               [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions carried out)\n\
-             Compiled-in modules: core block net \n\
-             Compiled-in module options:\n    \
+                 --version (display version information)\n\
+             {core}Compiled-in modules: core block net \n\
+             Compiled-in module options:\n\
+             {modules}    \
                  --block:NAME=PATH (attach block device/file at PATH as block storage NAME)\n  \
-               [ --block-sector-size:NAME=SECTORSIZE ] (set sector size for block device NAME; must be a power of two greater than or equal 512)\n    \
+               [ --block-sector-size:NAME=SECTORSIZE ] (set sector size for block device NAME; must be a power of two \
+               greater than or equal 512)\n    \
                  --net:NAME=IFACE | @NN (attach tap at IFACE or at fd @NN as network NAME)\n  \
                [ --net-mac:NAME=HWADDR ] (set HWADDR for network NAME)\n",
             self.program
@@ -174,7 +189,16 @@ impl Tender {
         let bytes = std::fs::read(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
         let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
-        let Options { memory, ring, devices } = self.options(given, &image)?;
+        let Options { memory, ring, executable_heap, devices } = self.options(given, &image)?;
+        if self.target == Target::Spt {
+            let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
+            return match spt::run(&image, devices, &command_line, memory, executable_heap) {
+                Ok(never) => match never {},
+                Err(SptError::Image(error)) => Err(in_kernel(&error)),
+                Err(SptError::Devices(error)) => Err(not_attached(&error)),
+                Err(error) => Err(Failed::because(&error)),
+            };
+        }
         exit_on_signals(&self.program);
         let memory = self.memory(memory)?;
         let hypervisor = Hypervisor::open().map_err(|error| Failed::because(&error))?;
@@ -182,9 +206,7 @@ impl Tender {
         let machine = Machine::boot(&hypervisor, &image, devices, &command_line, Config { memory, ring });
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
-            BootError::Devices(error @ AttachError::Missing(_)) => {
-                Failed::Because(format!("{error}\nAll declared devices must be attached. See --help for syntax."))
-            }
+            BootError::Devices(error) => not_attached(&error),
             error => Failed::because(&error),
         })?;
         // All that it needs is open. What the host does not permit, a stock tender would not have either.
@@ -197,13 +219,21 @@ impl Tender {
     }
 
     fn options(&self, given: &[OsString], image: &Image) -> Result<Options, Failed> {
-        let mut options = Options { memory: MEMORY, ring: Ring::Auto, devices: Devices::new(image.manifest()) };
+        let devices = Devices::new(image.manifest());
+        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices };
         for option in given {
             let text = option.to_str().unwrap_or_default();
             let known = if let Some(memory) = text.strip_prefix("--mem=") {
                 options.memory = parse_memory(memory)?;
                 true
-            } else if let Some(ring) = text.strip_prefix("--ring=") {
+            } else if self.target == Target::Spt && text.starts_with("--x-exec-heap") {
+                self.warn(
+                    "WARNING: The use of --x-exec-heap is dangerous and not recommended as it makes the heap and stack \
+                     executable.",
+                );
+                options.executable_heap = true;
+                true
+            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| self.target == Target::Hvt) {
                 options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
                 true
             } else {
@@ -272,6 +302,14 @@ impl Tender {
         }
         Ok(memory)
     }
+}
+
+fn not_attached(error: &AttachError) -> Failed {
+    let more = match error {
+        AttachError::Missing(_) => "\nAll declared devices must be attached. See --help for syntax.",
+        _ => "",
+    };
+    Failed::Because(format!("{error}{more}"))
 }
 
 /// What the guest prints, as it comes.

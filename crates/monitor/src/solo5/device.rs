@@ -35,6 +35,10 @@ pub trait BlockDevice: Send + fmt::Debug {
     /// # Errors
     /// What is behind it failed, or does not take it.
     fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()>;
+    /// What the kernel itself can read and write in its place, if there is such a thing.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A device of Ethernet frames.
@@ -85,6 +89,10 @@ impl BlockDevice for FileBlock {
 
     fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
         self.file.write_all_at(from, offset)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }
 
@@ -327,6 +335,14 @@ impl Attached {
             Some(Device::Net(device)) => Some(device.as_mut()),
             _ => None,
         }
+    }
+
+    /// All block devices with their numbers.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, &dyn BlockDevice)> {
+        self.devices.iter().enumerate().filter_map(|(index, device)| match device {
+            Some(Device::Block(device)) => Some((index, device.as_ref())),
+            _ => None,
+        })
     }
 
     /// All network devices with their numbers.

@@ -135,6 +135,11 @@ impl Manifest {
         self.entries.len()
     }
 
+    /// The block size of an attached block device.
+    pub(crate) fn block_size(&self, index: usize) -> u16 {
+        self.raw.get(index).map_or(0, |entry| u16::from_le_bytes([entry.properties[8], entry.properties[9]]))
+    }
+
     pub(crate) fn raw_mut(&mut self, index: usize) -> Option<&mut RawEntry> {
         self.raw.get_mut(index)
     }

@@ -13,6 +13,7 @@
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
+//! | [`spt`] | the other tender: the guest as this process, under a filter |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
@@ -28,6 +29,7 @@ mod probe;
 mod processor;
 mod ring;
 mod signals;
+pub mod spt;
 mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
