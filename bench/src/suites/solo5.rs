@@ -73,7 +73,8 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
 fn tender(workshop: &Workshop, ring: &str, options: &[&str], name: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(workshop.program()?);
     command.args(["solo5-hvt", "--mem=16", ring]).args(options).arg(workshop.solo5_guest(name)?);
-    command.arg("--solo5:quiet").stdin(Stdio::null());
+    // Hello is to say all that it says to people.
+    command.arg(if name == "hello" { "--solo5:info" } else { "--solo5:quiet" }).stdin(Stdio::null());
     Ok(command)
 }
 

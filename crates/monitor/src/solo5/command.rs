@@ -279,7 +279,10 @@ impl CommandMachine {
                 response.usage = self.usage();
                 Ok(UsedCommand { machine: self })
             }
-            Err((cause, fault)) => Err(self.crash(cause, fault, request)),
+            Err(ended) => {
+                let (cause, trap) = *ended;
+                Err(self.crash(cause, trap, request))
+            }
         }
     }
 
@@ -288,13 +291,13 @@ impl CommandMachine {
         request: &Request<'_>,
         deadline: Instant,
         body: &mut Vec<u8>,
-    ) -> Result<(), (Cause, Option<Trap>)> {
+    ) -> Result<(), Box<(Cause, Option<Trap>)>> {
         let template = Arc::clone(&self.template.inner);
         let mut line = template.words.clone().into_bytes();
         line.extend(template.arguments.of(request.body));
         let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
         let written = write_command_line(&self.machine.memory, &line);
-        written.map_err(|_| (Cause::RequestTooLarge { size, window }, None))?;
+        written.map_err(|_| Box::new((Cause::RequestTooLarge { size, window }, None)))?;
         let limit = template.response_limit;
         let mut output = Output { body: mem::take(body), limit, bindings: Vec::new() };
         let ran = self.machine.run(&mut output, Some(deadline));
@@ -304,16 +307,16 @@ impl CommandMachine {
         let paused = self.machine.usage.paused;
         let Halted { status, cookie } = ran.map_err(|end| match end {
             End::Console(ConsoleError::Full { .. }) => {
-                (Cause::ResponseTooLarge { size: limit.saturating_add(1), limit }, None)
+                Box::new((Cause::ResponseTooLarge { size: limit.saturating_add(1), limit }, None))
             }
-            end => (cause_of(end, &template.symbols, at, deadline, self.began, paused), None),
+            end => Box::new((cause_of(end, &template.symbols, at, deadline, self.began, paused), None)),
         })?;
         if status == 0 {
             return Ok(());
         }
         let trap = if status == ABORTED && cookie != 0 { self.machine.memory.load::<Trap>(cookie).ok() } else { None };
         let said = self.last_lines.iter().last().map(|(_, text)| text.clone()).unwrap_or_default();
-        Err((Cause::Exited { status, said }, trap))
+        Err(Box::new((Cause::Exited { status, said }, trap)))
     }
 
     /// Gives what the bindings printed to the log.

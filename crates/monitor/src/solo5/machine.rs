@@ -30,6 +30,7 @@ use crate::{
 pub const MEMORY_MAX: u64 = 4 << 30;
 
 /// Most characters of a command line.
+#[allow(clippy::cast_possible_truncation, reason = "a few pages")]
 pub const COMMAND_LINE_MAX: usize = COMMAND_LINE_SIZE as usize - 1;
 
 /// Where what a guest prints goes.

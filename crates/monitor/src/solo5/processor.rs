@@ -555,7 +555,7 @@ fn write_stock_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), OutOf
     }
     memory.store(STOCK_DIRECTORIES, &(STOCK_TABLE | 3))?;
     for index in 1..layout.end() / LARGE_PAGE {
-        memory.store(STOCK_DIRECTORIES + index * 8, &(index * LARGE_PAGE | LARGE_WRITABLE))?;
+        memory.store(STOCK_DIRECTORIES + index * 8, &((index * LARGE_PAGE) | LARGE_WRITABLE))?;
     }
     for page in (LOW..LARGE_PAGE).step_by(4096) {
         let bits = if page < GUEST_MIN { 1 } else { 3 };
