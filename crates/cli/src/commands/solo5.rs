@@ -36,8 +36,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self, target: Target) -> ExitCode {
-        run(target, target.tender(), self.arguments)
+    pub(crate) fn run(&self, target: Target) -> ExitCode {
+        run(target, target.tender(), &self.arguments)
     }
 }
 
@@ -56,19 +56,19 @@ pub(crate) fn called() -> Option<ExitCode> {
     let own = arguments.next()?;
     let name = Path::new(&own).file_name()?.to_str()?;
     if let Some(target) = target(name) {
-        return Some(run(target, name, arguments.collect()));
+        return Some(run(target, name, &arguments.collect::<Vec<_>>()));
     }
     let target = target(arguments.next()?.to_str()?)?;
-    Some(run(target, target.tender(), arguments.collect()))
+    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>()))
 }
 
 fn target(name: &str) -> Option<Target> {
     [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
 }
 
-fn run(target: Target, program: &str, arguments: Vec<OsString>) -> ExitCode {
+fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
     let tender = Tender { program: program.to_owned(), target };
-    match tender.run(&arguments) {
+    match tender.run(arguments) {
         Ok(status) => status,
         Err(failed) => {
             tender.say(&failed);
