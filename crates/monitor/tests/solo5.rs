@@ -260,8 +260,14 @@ fn a_solo5_guest_with_devices_is_no_function_without_them() {
     assert!(crash.to_string().contains("Device 'storage' of type BLOCK_BASIC declared but not attached."), "{crash}");
 }
 
+/// A machine each.
+fn few() -> proptest::prelude::ProptestConfig {
+    let usual = proptest::prelude::ProptestConfig::default();
+    proptest::prelude::ProptestConfig { cases: usual.cases.min(48), ..usual }
+}
+
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #![proptest_config(few())]
 
     /// A guest's file with some bytes changed: mostly its code and its headers.
     #[test]
