@@ -391,6 +391,6 @@ impl Machine {
 pub(crate) fn kvm_host(hypervisor: &Hypervisor) -> Result<&KvmHost, BootError> {
     match hypervisor.host() {
         Host::Kvm(host) => Ok(host),
-        Host::Processes => Err(BootError::NoKvm),
+        Host::Processes(_) => Err(BootError::NoKvm),
     }
 }
