@@ -315,7 +315,8 @@ impl CommandMachine {
             return Ok(());
         }
         let trap = if status == ABORTED && cookie != 0 { self.machine.memory.load::<Trap>(cookie).ok() } else { None };
-        let said = self.last_lines.iter().last().map(|(_, text)| text.clone()).unwrap_or_default();
+        let failures = self.last_lines.iter().filter(|(level, _)| *level == Level::Error);
+        let said = failures.last().map(|(_, text)| text.clone()).unwrap_or_default();
         Err(Box::new((Cause::Exited { status, said }, trap)))
     }
 
