@@ -30,6 +30,7 @@ rm -rf "$root"
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tests,unikernels}
 cp "$(command -v busybox)" "$root/bin/"
 cp functions/target/release/{echo,faults,pages} "$root/unikernels/"
+functions/solo5/build.sh hvt "$root/solo5"
 for module in irqbypass kvm kvm-amd; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
@@ -60,7 +61,7 @@ mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t tmpfs none /tmp
 for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
-export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
+export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_SOLO5_GUESTS=/solo5 KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
 failed=0
 cd /tmp
 for test in /tests/*; do

@@ -106,6 +106,7 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Density),
             Choice::One(Suite::Scale),
             Choice::One(Suite::Soak),
+            Choice::One(Suite::Solo5),
             Choice::All,
         ];
         ALL

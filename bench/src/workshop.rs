@@ -127,6 +127,20 @@ impl Workshop {
         get_or_make(&self.static_echo, || build_static_echo(self.home())).map(PathBuf::as_path)
     }
 
+    /// A guest of `functions/solo5`, for hvt.
+    pub(crate) fn solo5_guest(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.home().join("solo5");
+        let script = root().join("functions/solo5/build.sh");
+        let status = Command::new("sh").arg(script).arg("hvt").arg(&folder).arg(name).status();
+        ensure!(status.context("sh cannot be run")?.success(), "functions/solo5/{name}.c cannot be built; install gcc");
+        Ok(folder.join(format!("{name}.hvt")))
+    }
+
+    /// A static program of this C source.
+    pub(crate) fn static_program(&self, name: &str, source: &str) -> anyhow::Result<PathBuf> {
+        build_static(self.home(), name, source)
+    }
+
     fn image(&self, name: &'static str) -> anyhow::Result<Image> {
         eprintln!("building the image {name}");
         let built = build(&root().join("functions").join(name), &mut |_| {})?;
@@ -198,8 +212,12 @@ int main(void) {
 ";
 
 fn build_static_echo(folder: &Path) -> anyhow::Result<PathBuf> {
-    let (source, program) = (folder.join("static-echo.c"), folder.join("static-echo"));
-    fs::write(&source, STATIC_ECHO)?;
+    build_static(folder, "static-echo", STATIC_ECHO)
+}
+
+fn build_static(folder: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    fs::write(&source, text)?;
     let output = Command::new("gcc")
         .args(["-O2", "-static", "-o"])
         .args([&program, &source])

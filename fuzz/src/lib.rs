@@ -13,6 +13,7 @@ mod image;
 mod request_encoding;
 mod saved_template;
 pub mod seeds;
+mod solo5_guest;
 mod touch;
 
 pub use accel_arguments::accel_arguments;
@@ -22,3 +23,4 @@ pub use http_messages::http_messages;
 pub use hypercall_arguments::hypercall_arguments;
 pub use request_encoding::request_encoding;
 pub use saved_template::saved_template;
+pub use solo5_guest::solo5_guest;

@@ -35,6 +35,7 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
+        Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
 }
@@ -49,6 +50,26 @@ fn http() -> Vec<Vec<u8>> {
         (2, b"5;a=\"b\"\r\nhello\r\n0a\r\n0123456789\r\n0\r\nX: y\r\n\r\nrest"),
     ];
     inputs.map(|(choice, bytes)| [&[choice, 7], bytes].concat()).into()
+}
+
+/// One for each thing that a guest at ring 3 can do: a privileged instruction, a hypercall, a trap.
+fn solo5_guests() -> Vec<Vec<u8>> {
+    let codes: [&[u8]; 6] = [
+        // mov dx, 0x508; mov eax, esp; sub eax, 4096; out dx, eax: halts.
+        &[0x66, 0xba, 0x08, 0x05, 0x89, 0xe0, 0x2d, 0x00, 0x10, 0x00, 0x00, 0xef],
+        // lgdt [rsp]; mov ss, eax; lretq
+        &[0x0f, 0x01, 0x14, 0x24, 0x8e, 0xd0, 0x48, 0xcb],
+        // lidt [rdi]; ud2
+        &[0x0f, 0x01, 0x1f, 0x0f, 0x0b],
+        // wrmsr; rdmsr; swapgs; iretq
+        &[0x0f, 0x30, 0x0f, 0x32, 0x0f, 0x01, 0xf8, 0x48, 0xcf],
+        // mov rax, cr2; mov cr3, rax; int 6
+        &[0x0f, 0x20, 0xd0, 0x0f, 0x22, 0xd8, 0xcd, 0x06],
+        // mov dx, 0x505; mov eax, edi; out dx, eax; jmp -2
+        &[0x66, 0xba, 0x05, 0x05, 0x89, 0xf8, 0xef, 0xeb, 0xfe],
+    ];
+    let devices: [(&str, u32); 1] = [("storage", 1)];
+    codes.iter().map(|code| kernlet_monitor::fuzzing::solo5_unikernel(code, &devices)).collect()
 }
 
 /// One with no page, one with a page of the stack and one of the data.

@@ -15,6 +15,7 @@ mod rewind;
 mod scale;
 mod size;
 mod soak;
+mod solo5;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -55,6 +56,8 @@ pub(crate) enum Suite {
     Density,
     /// One function among 1,000 others
     Scale,
+    /// Solo5 unikernels: hello from start to exit, requests, computing, blocks and frames
+    Solo5,
     /// A million invocations (see --invocations), each checked; never part of `all`
     Soak,
 }
@@ -81,6 +84,7 @@ impl Suite {
             Self::Faults => &["faults.restart_ms"],
             Self::Density => &["density.kib_per_machine", "density.unanswered"],
             Self::Scale => &["scale.p50_ratio"],
+            Self::Solo5 => solo5::FIGURES,
             Self::Soak => &["soak.wrong", "soak.growth_percent"],
         }
     }
@@ -105,6 +109,7 @@ impl Suite {
             Self::Faults => faults::run(workshop),
             Self::Density => density::run(workshop),
             Self::Scale => scale::run(workshop),
+            Self::Solo5 => solo5::run(workshop),
             Self::Soak => soak::run(workshop, invocations),
         }
     }

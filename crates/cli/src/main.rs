@@ -124,6 +124,9 @@ impl Context {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::solo5::called() {
+        return code;
+    }
     let CommandLine { global, command } = CommandLine::parse();
     let context = Context { home: global.home, gateway: global.gateway };
     match command.run(&context) {

@@ -16,7 +16,10 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{ConfigError, ImageParts, config::annotations_from_metadata};
+use crate::{
+    ConfigError, ImageParts,
+    config::{annotations_from_metadata, annotations_of_solo5},
+};
 
 /// Annotations that OCI defines for an image's name and version.
 const TITLE: &str = "org.opencontainers.image.title";
@@ -135,6 +138,14 @@ pub fn build(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built, Bui
         .map_err(|source| BuildError::Read { what: format!("the unikernel {}", program.display()), source })?;
     let Package { name, resources, annotations, .. } = package;
     Ok(Built { package: name, parts: ImageParts { kernel, resources, annotations } })
+}
+
+/// The parts of an image of a Solo5 unikernel for hvt, as it is.
+#[must_use]
+pub fn of_solo5(name: &str, kernel: Vec<u8>) -> Built {
+    let mut annotations = annotations_of_solo5();
+    annotations.insert(TITLE.to_owned(), name.to_owned());
+    Built { package: name.to_owned(), parts: ImageParts { kernel, resources: Vec::new(), annotations } }
 }
 
 /// The parts of `cargo metadata`'s answer that matter here.

@@ -16,8 +16,9 @@ use crate::{ByteSize, CpuShare, GoDuration, duration::as_go};
 /// What all annotations and labels of ours begin with.
 const PREFIX: &str = "dev.kernlet.";
 
-/// The machine type that a `dev.kernlet.machine` annotation may name.
+/// The machine types that a `dev.kernlet.machine` annotation may name. What a program is, it says itself as well.
 const MACHINE_NATIVE: &str = "native";
+const MACHINE_SOLO5: &str = "solo5-hvt";
 
 /// Longest name of an accelerator operation, in bytes.
 const OPERATION_NAME_MAX: usize = 64;
@@ -344,7 +345,10 @@ fn check_abi(value: &str) -> Result<(), String> {
 }
 
 fn check_machine(value: &str) -> Result<(), String> {
-    if value == MACHINE_NATIVE { Ok(()) } else { Err(format!("{value:?} is not a machine type; use {MACHINE_NATIVE}")) }
+    if [MACHINE_NATIVE, MACHINE_SOLO5].contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{value:?} is not a machine type; use {MACHINE_NATIVE} or {MACHINE_SOLO5}"))
 }
 
 /// Memory must hold what every machine has at fixed addresses, and the largest request.
@@ -387,6 +391,11 @@ pub(crate) fn annotations_from_metadata(
         }
     }
     draft.finish().map(|_| annotations)
+}
+
+/// The annotations for an image of a Solo5 unikernel.
+pub(crate) fn annotations_of_solo5() -> BTreeMap<String, String> {
+    [(format!("{PREFIX}{}", Setting::Machine.annotation()), MACHINE_SOLO5.to_owned())].into()
 }
 
 fn known_metadata() -> String {

@@ -256,6 +256,20 @@ pub enum Cause {
         /// Bytes there are.
         window: u64,
     },
+    /// A guest that answers by halting did so with a status other than 0.
+    #[error("the function ended with status {status}{}", if said.is_empty() { String::new() } else { format!(": {said}") })]
+    Exited {
+        /// Its status; 255 where it gave up.
+        status: i32,
+        /// The last that its bindings said.
+        said: String,
+    },
+    /// A Solo5 guest did what ends it.
+    #[error("the function's Solo5 machine ended: {0}")]
+    Solo5(Box<crate::solo5::End>),
+    /// A Solo5 guest cannot have its machine.
+    #[error("the function's Solo5 unikernel cannot start: {0}")]
+    Solo5Boot(Box<crate::solo5::BootError>),
     /// Whoever debugged the machine ended it.
     #[error("the machine was ended by its debugger")]
     Killed,

@@ -38,7 +38,7 @@ pub struct Unikernel {
 
 #[derive(Debug)]
 struct Inner {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     segments: Vec<Segment>,
     entry: u64,
     end: u64,
@@ -176,7 +176,7 @@ impl Unikernel {
             Some(ABI_VERSION) => {}
             Some(found) => return Err(ElfError::WrongAbi { found }),
         }
-        let (bytes, symbols) = (bytes.to_vec(), OnceLock::new());
+        let (bytes, symbols) = (bytes.into(), OnceLock::new());
         Ok(Self { inner: Arc::new(Inner { bytes, segments, entry, end, symbols }) })
     }
 
@@ -185,8 +185,14 @@ impl Unikernel {
         let end = IMAGE_BASE + PAGE_SIZE;
         let file = 0..code.len().min(4096);
         let segment = Segment { index: 0, memory: IMAGE_BASE..end, file, write: false, execute: true };
-        let (bytes, segments, symbols) = (code.to_vec(), vec![segment], OnceLock::from(Vec::new()));
+        let (bytes, segments, symbols) = (code.into(), vec![segment], OnceLock::from(Vec::new()));
         Self { inner: Arc::new(Inner { bytes, segments, entry: IMAGE_BASE, end, symbols }) }
+    }
+
+    /// A file of another machine type's, of which only the names of functions are asked for.
+    pub(crate) fn of_symbols(bytes: Arc<[u8]>) -> Self {
+        let (segments, symbols) = (Vec::new(), OnceLock::new());
+        Self { inner: Arc::new(Inner { bytes, segments, entry: 0, end: 0, symbols }) }
     }
 
     /// Address of the first instruction.

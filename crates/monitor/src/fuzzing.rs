@@ -37,6 +37,12 @@ pub struct Mapping {
     pub execute: bool,
 }
 
+/// The file of a Solo5 unikernel of one page of code, with these devices.
+#[must_use]
+pub fn solo5_unikernel(code: &[u8], devices: &[(&str, u32)]) -> Vec<u8> {
+    crate::solo5::image::unikernel(code, devices)
+}
+
 /// A machine's memory as it is when the guest starts, without the machine.
 #[derive(Debug)]
 pub struct Sandbox {

@@ -13,6 +13,8 @@
 //! | `guest` | the run loop |
 //! | `machine`, `template` | the states of a machine |
 //! | `saved` | templates in files |
+//! | `program` | a function's program and machines, of whichever machine type |
+//! | [`solo5`] | Solo5's unikernels: a machine type of their own |
 //! | `hypercall` | argument blocks in, answers out |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
@@ -47,8 +49,10 @@ mod message;
 mod probe;
 mod process;
 mod processor;
+mod program;
 mod report;
 mod saved;
+pub mod solo5;
 mod template;
 mod trace;
 
@@ -63,6 +67,7 @@ pub use machine::{Machine, Used};
 pub use message::{Headers, Level, LogSink, Request, Response, Services, Usage};
 pub use probe::{Probe, ProbeState, TrialError, probe};
 pub use processor::Registers;
+pub use program::{Program, ProgramError, ProgramMachine, ProgramTemplate, ProgramUsed};
 pub use report::{FaultDetail, Report, RequestSummary};
 pub use saved::{LoadError, TemplateKey};
 pub use template::{Template, Watchers};

@@ -216,6 +216,19 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Forbids the guest by the host's own tables what it may not do with these pages, and this process as well: nobody
+    /// may read or write them through here against it.
+    pub(crate) fn protect(&self, pages: Range<u64>, read: bool, write: bool) -> Result<(), io::Error> {
+        let len = pages.end.saturating_sub(pages.start);
+        let start = self.mapping.pointer(Span { offset: pages.start, len })?;
+        let mut access = rustix::mm::MprotectFlags::empty();
+        access.set(rustix::mm::MprotectFlags::READ, read);
+        access.set(rustix::mm::MprotectFlags::WRITE, write);
+        // SAFETY: whole pages of a mapping of our own, whose contents do not change.
+        unsafe { rustix::mm::mprotect(start.as_ptr().cast(), index(len), access) }?;
+        Ok(())
+    }
+
     /// Host address of the guest's address zero, for KVM.
     pub(crate) fn host_address(&self) -> u64 {
         self.mapping.base.as_ptr().expose_provenance() as u64

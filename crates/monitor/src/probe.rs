@@ -15,6 +15,7 @@ use kernlet_accel::Runtime;
 use crate::{
     Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Template, Unikernel, Usage,
     guest::Guest,
+    solo5::{BootError, Ring, RingSpeed},
 };
 
 /// How long a probe's guest may run.
@@ -58,6 +59,10 @@ pub fn probe() -> Vec<Probe> {
         ),
         Err(_) => (untried(), untried()),
     };
+    let ring0 = match &hypervisor {
+        Ok(hypervisor) => tried(ring0(hypervisor)),
+        Err(_) => untried(),
+    };
     let kvm_works = hypervisor.is_ok();
     let or_else = |other| if other { ProbeState::Replaced } else { ProbeState::Fails };
     let (kvm_state, kvm_detail) = match hypervisor {
@@ -87,6 +92,13 @@ pub fn probe() -> Vec<Probe> {
             state: faults.0,
             detail: faults.1,
             consequence: "a function that crashes is reported with address and cause",
+        },
+        Probe {
+            name: "guest code at ring 0",
+            state: ring0.0,
+            detail: ring0.1,
+            consequence: "Solo5 unikernels run at the ring that is the faster one, unless `--ring` says otherwise; as functions \
+                          always at ring 3",
         },
         Probe {
             name: "processes",
@@ -121,7 +133,14 @@ fn processes_work() -> Result<(), Box<dyn std::error::Error>> {
     Ok(reports_faults(&hypervisor)?)
 }
 
-fn tried(outcome: Result<String, TrialError>) -> (ProbeState, String) {
+/// How fast a guest's own ring 0 is, which only Solo5 guests use.
+fn ring0(hypervisor: &Hypervisor) -> Result<String, BootError> {
+    let RingSpeed { instruction, better } = RingSpeed::measure(hypervisor)?;
+    let speed = if better == Ring::Zero { "the processor's own speed" } else { "emulated" };
+    Ok(format!("{speed}: {instruction:?} an instruction, so that Solo5 guests run at ring {better}"))
+}
+
+fn tried<E: std::error::Error + 'static>(outcome: Result<String, E>) -> (ProbeState, String) {
     match outcome {
         Ok(found) => (ProbeState::Works, found),
         Err(error) => (ProbeState::Fails, chain(&error)),

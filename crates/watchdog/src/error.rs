@@ -8,7 +8,7 @@ use http::StatusCode;
 use kernlet_accel::AccelError;
 use kernlet_image::GoDuration;
 use kernlet_jail::JailError;
-use kernlet_monitor::{Cause, Crash, ElfError, HypervisorError, Usage};
+use kernlet_monitor::{Cause, Crash, HypervisorError, ProgramError, Usage};
 
 use crate::{connection::BodyError, limit::TimeLimit, listen::ListenError};
 
@@ -34,7 +34,7 @@ pub enum WatchdogError {
         /// The function.
         function: String,
         /// What is wrong with it.
-        source: ElfError,
+        source: ProgramError,
     },
     /// A resource cannot be used.
     #[error("resource {name} of function {function} could not be registered; deploy the function again")]

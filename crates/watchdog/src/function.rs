@@ -15,8 +15,8 @@ use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
 use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
-    Backend, CpuBucket, Crash, Hypervisor, Level, Limits, Machine, MachineConfig, Services, Template, TemplateKey,
-    Unikernel,
+    Backend, CpuBucket, Crash, Hypervisor, Level, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate,
+    Services, TemplateKey,
 };
 
 use crate::{
@@ -54,7 +54,7 @@ impl Drop for Function {
 pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) hypervisor: Hypervisor,
-    pub(crate) unikernel: Unikernel,
+    pub(crate) program: Program,
     pub(crate) machine: MachineConfig,
     pub(crate) services: Services,
     /// Loaded at the start, or booted by the first that needs a machine.
@@ -72,7 +72,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct Parts {
     /// The function's program.
-    pub unikernel: Unikernel,
+    pub program: Program,
     /// Sizes and environment of a machine.
     pub machine: MachineConfig,
     /// The accelerators as the function sees them, with its resources. Models are not loaded yet.
@@ -94,20 +94,22 @@ impl Parts {
             // The guest has to know as well, be it only the watchdog's own environment that says so.
             environment.entry(variable.to_owned()).or_insert_with(|| "1".to_owned());
         }
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let program = read_program(spec)?;
         let machine = MachineConfig {
             memory: config.memory.bytes(),
-            request_limit: config.request_limit.bytes(),
+            request_limit: config.request_limit.bytes().min(program.request_max(&environment)),
             response_limit: config.response_limit.bytes(),
-            environment: environment.into_iter().collect(),
+            environment,
         };
-        Ok(Self { unikernel: read_unikernel(spec)?, machine, accel: Arc::new(accel) })
+        Ok(Self { program, machine, accel: Arc::new(accel) })
     }
 }
 
 /// A function's template.
 #[derive(Debug)]
 struct Held {
-    template: Template,
+    template: ProgramTemplate,
     /// It comes from a file, and no machine has been made of it yet.
     untried: bool,
 }
@@ -132,8 +134,7 @@ impl Opened {
     pub(crate) fn open(spec: &FunctionSpec, backend: Backend, log: &Log) -> Result<Self, WatchdogError> {
         let hypervisor = Hypervisor::choose(backend)?;
         let parts = Parts::read(spec)?;
-        let Parts { unikernel, machine, accel } = &parts;
-        let (template, destination) = saved_template(spec, &hypervisor, unikernel, machine, accel, log);
+        let (template, destination) = saved_template(spec, &hypervisor, &parts, log);
         Ok(Self { hypervisor, parts, template, destination })
     }
 }
@@ -150,7 +151,7 @@ impl Function {
 
     /// Begins to load the models and to boot the template of a function whose files are open.
     pub(crate) fn start(opened: Opened, spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
-        let Opened { hypervisor, parts: Parts { unikernel, machine, accel }, template, destination } = opened;
+        let Opened { hypervisor, parts: Parts { program, machine, accel }, template, destination } = opened;
         // A fresh machine for every request is too many for one thread to keep up with: it would only be in the way.
         if spec.config.isolation != Isolation::Fresh || hypervisor.backend() == Backend::Process {
             hypervisor.keep_shells().map_err(|source| WatchdogError::System {
@@ -169,7 +170,7 @@ impl Function {
             inflight: Inflight::new(Arc::clone(&name), config),
             name,
             hypervisor,
-            unikernel,
+            program,
             machine,
             services: Services { accel, log: Arc::new(log.clone()) },
             template: Mutex::new(template),
@@ -231,7 +232,7 @@ impl Shared {
         if let Err(crash) = self.new_machine(deadline) {
             self.crashed("", self.limit, crash);
         }
-        let template = self.held().as_ref().map(|held| held.template.clone());
+        let template = self.held().as_ref().and_then(|held| held.template.native().cloned());
         if let (Some(template), Some(destination)) = (template, destination) {
             destination.save(&template, &self.log);
         }
@@ -251,11 +252,11 @@ impl Shared {
 
     /// A pristine machine under the function's limits. The first one takes the time that the function needs to
     /// initialise; others wait for it and are made of its template.
-    pub(crate) fn new_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
+    pub(crate) fn new_machine(&self, deadline: Instant) -> Result<ProgramMachine, Box<Crash>> {
         Ok(self.make_machine(deadline)?.with_limits(self.limits.clone()))
     }
 
-    fn make_machine(&self, deadline: Instant) -> Result<Machine, Box<Crash>> {
+    fn make_machine(&self, deadline: Instant) -> Result<ProgramMachine, Box<Crash>> {
         let mut held = self.held();
         let services = self.services.clone();
         match &mut *held {
@@ -277,7 +278,8 @@ impl Shared {
             },
             None => {}
         }
-        let (template, machine) = Template::boot(&self.hypervisor, &self.unikernel, &self.machine, services, deadline)?;
+        let (template, machine) =
+            ProgramTemplate::boot(&self.hypervisor, &self.program, &self.machine, services, deadline)?;
         *held = Some(Held { template, untried: false });
         Ok(machine)
     }
@@ -298,19 +300,16 @@ impl Shared {
 fn saved_template(
     spec: &FunctionSpec,
     hypervisor: &Hypervisor,
-    unikernel: &Unikernel,
-    machine: &MachineConfig,
-    accel: &Session,
+    Parts { program, machine, accel }: &Parts,
     log: &Log,
 ) -> (Option<Held>, Option<Destination>) {
-    let Some(path) = &spec.template else { return (None, None) };
-    if hypervisor.backend() == Backend::Process {
-        // Its registers are in a form that no file has.
+    // Of the others, registers are in a form that no file has.
+    let (Some(path), Some(unikernel), Backend::Kvm) = (&spec.template, program.native(), hypervisor.backend()) else {
         return (None, None);
-    }
+    };
     let key = TemplateKey::new(hypervisor, unikernel, machine, accel, &spec.digest);
     match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
-        Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
+        Saved::Loaded(template) => (Some(Held { template: ProgramTemplate::Native(template), untried: true }), None),
         Saved::Missing(destination) => (None, destination),
     }
 }
@@ -324,13 +323,13 @@ fn limits(config: &FunctionConfig) -> Limits {
     }
 }
 
-fn read_unikernel(spec: &FunctionSpec) -> Result<Unikernel, WatchdogError> {
+fn read_program(spec: &FunctionSpec) -> Result<Program, WatchdogError> {
     let function = spec.name.to_string();
-    let elf = match fs::read(&spec.kernel) {
-        Ok(elf) => elf,
+    let file = match fs::read(&spec.kernel) {
+        Ok(file) => file,
         Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
     };
-    Unikernel::parse(&elf).map_err(|source| WatchdogError::Kernel { function, source })
+    Program::parse(&file).map_err(|source| WatchdogError::Kernel { function, source })
 }
 
 /// Whether the function's operations are recorded, and which variable says so: the function's environment, else the

@@ -5,7 +5,7 @@
 use std::{mem, sync::Arc, time::Instant};
 
 use kernlet_image::Isolation;
-use kernlet_monitor::{Machine, Request, Response, Used};
+use kernlet_monitor::{ProgramMachine, ProgramUsed, Request, Response};
 
 use crate::{error::InvokeError, function::Shared, limit::TimeLimit, request};
 
@@ -25,9 +25,9 @@ enum State {
     /// No machine.
     Empty,
     /// A machine that waits for a request.
-    Ready(Machine),
+    Ready(ProgramMachine),
     /// A machine that has answered one and has not been settled since.
-    Used(Used),
+    Used(ProgramUsed),
 }
 
 impl Worker {
@@ -107,7 +107,7 @@ impl Worker {
         };
         let settled = match self.shared.isolation {
             Isolation::Rewind => used.rewind(),
-            Isolation::Reuse => Ok(used.keep()),
+            Isolation::Reuse => used.keep(),
             // Closing it takes KVM as long as making it.
             Isolation::Fresh => return drop(used),
         };

@@ -1,11 +1,13 @@
 //! `kernlet build`: compiles a function's folder and puts its image into the store.
 //! Called by people, scripts and `demo`. It never deploys what it built.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use kernlet_image::build::{BuildError, Built};
 use kernlet_image::{ImageInfo, Progress, Reference, Store};
+use kernlet_monitor::Program;
 
 use crate::Context;
 use crate::output::{self, Step};
@@ -14,14 +16,15 @@ use crate::output::{self, Step};
 ///
 /// The folder is a Rust crate that links `kernlet-guest`; `cargo` must be on the PATH. Files that the
 /// function wants at run time (models, labels) and its settings come from `[package.metadata.kernlet]`
-/// in its Cargo.toml.
+/// in its Cargo.toml. A file in place of the folder is a Solo5 unikernel (hvt) that is built already.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   kernlet build functions/echo
-  kernlet build functions/classify -t classify:v1")]
+  kernlet build functions/classify -t classify:v1
+  kernlet build hello.hvt -t hello")]
 pub(crate) struct Args {
-    /// The function's folder
+    /// The function's folder, or a Solo5 unikernel
     dir: PathBuf,
     /// Name of the image [default: the package's name, with the tag latest]
     #[arg(long, short, value_name = "NAME[:TAG]")]
@@ -54,8 +57,24 @@ pub(super) fn build(store: &Store, dir: &Path, tag: Option<Reference>) -> anyhow
     Ok(image)
 }
 
+/// A unikernel that somebody else has built.
+fn prebuilt(file: &Path) -> anyhow::Result<Built> {
+    let kernel = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    match Program::parse(&kernel).with_context(|| format!("{} is no program for functions", file.display()))? {
+        Program::Solo5(_) => {}
+        Program::Native(_) => {
+            bail!("{} is a unikernel of the guest library; name the folder that it is built from", file.display())
+        }
+    }
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(kernlet_image::build::of_solo5(&name, kernel))
+}
+
 /// Runs cargo; its messages pass by, and stay to be read when it fails.
 fn compile(step: &Step, dir: &Path) -> anyhow::Result<Built> {
+    if dir.is_file() {
+        return prebuilt(dir);
+    }
     let mut messages = Vec::new();
     let mut show = |line: &str| {
         step.at(line.trim());

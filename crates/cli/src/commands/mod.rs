@@ -15,6 +15,7 @@ mod remove;
 mod rmi;
 mod run;
 mod scale;
+pub(crate) mod solo5;
 mod up;
 mod watchdog;
 
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use kernlet_jail::Mode;
 use kernlet_monitor::Backend;
+use kernlet_monitor::solo5::Target;
 
 use crate::Context;
 use crate::credentials::{Credentials, LoginArgs};
@@ -45,6 +47,10 @@ pub(crate) enum Command {
     Scale(scale::Args),
     Remove(remove::Args),
     Doctor(doctor::Args),
+    #[command(name = "solo5-hvt")]
+    Solo5Hvt(solo5::Args),
+    #[command(name = "solo5-spt", hide = true)]
+    Solo5Spt(solo5::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Watchdog(watchdog::Args),
@@ -58,6 +64,8 @@ impl Command {
             Self::Invoke(args) => return invoke::run(args, context),
             Self::Run(args) => return run::run(&args, context),
             Self::Images(args) => return images::run(&args, context),
+            Self::Solo5Hvt(args) => return Ok(args.run(Target::Hvt)),
+            Self::Solo5Spt(args) => return Ok(args.run(Target::Spt)),
             Self::Watchdog(args) => return watchdog::run(&args),
             Self::Demo(args) => demo::run(&args, context),
             Self::Up(args) => up::run(&args, context),

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Overrides, Reference, Store, StoreError};
 use kernlet_monitor::{
-    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Request, Response, Services,
-    StopAt, Template, Usage, Used, Watchers,
+    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Program, Request, Response,
+    Services, StopAt, Template, Usage, Used, Watchers,
 };
 use kernlet_watchdog::{CrashReport, Parts, TimeLimit};
 use serde::Serialize;
@@ -320,7 +320,10 @@ impl Session {
         if let Some(warning) = hypervisor.warning() {
             output::note(&format!("a confined process instead of a virtual machine: {warning}"));
         }
-        let Parts { unikernel, machine, accel } = Parts::read(spec)?;
+        let Parts { program, machine, accel } = Parts::read(spec)?;
+        let Program::Native(unikernel) = program else {
+            bail!("this is a Solo5 unikernel: `kernlet solo5-hvt {}` runs it here", spec.kernel.display());
+        };
         accel.preload().context("the function's models cannot be loaded")?;
         let services = Services { accel, log: Arc::new(LogLines) };
         let watchers = Watchers {

@@ -19,18 +19,18 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
-pub(crate) use arch::{CpuState, describe_processor};
+pub(crate) use arch::{
+    CpuState, DESCRIPTORS, FaultFrame, TSS_AVAILABLE, contents as vector_contents, describe_processor, finish_exit,
+    user_segments,
+};
 pub(crate) use debug::{OtherRegisters, Step};
+pub(crate) use paging::{PageTables, Ring};
 pub(crate) use shell::{Shell, Stock};
 
 use crate::{
     crash::{Cause, kvm},
     hypervisor::KvmHost,
-    kvm::{
-        arch::{FAULT_PORT, FaultFrame},
-        dirty_ring::DirtyRing,
-        paging::{PageTables, Ring},
-    },
+    kvm::{arch::FAULT_PORT, dirty_ring::DirtyRing},
     layout::{Layout, LayoutError},
     memory::{FrozenMemory, GuestMemory},
     processor::{Exit, Fault, Registers},
@@ -105,11 +105,26 @@ impl Processor {
         template: &FrozenMemory,
         state: &CpuState,
     ) -> Result<(Self, GuestMemory), Cause> {
-        let memory = GuestMemory::view(template);
-        let memory = memory.map_err(|source| Cause::Memory { size: template.size(), source })?;
-        let mut processor = Self::new(host, &memory, Tracking::On)?;
+        let (mut processor, memory) = Self::bare_view(host, template)?;
         state.set_up(&mut processor.vcpu, host.cpuid())?;
         Ok((processor, memory))
+    }
+
+    /// A processor whose registers and tables a machine of another type than the native one sets up.
+    pub(crate) fn bare(host: &KvmHost, memory: &GuestMemory) -> Result<Self, Cause> {
+        Self::new(host, memory, Tracking::Off)
+    }
+
+    /// The same, with a view of a template's memory.
+    pub(crate) fn bare_view(host: &KvmHost, template: &FrozenMemory) -> Result<(Self, GuestMemory), Cause> {
+        let memory = GuestMemory::view(template);
+        let memory = memory.map_err(|source| Cause::Memory { size: template.size(), source })?;
+        Ok((Self::new(host, &memory, Tracking::On)?, memory))
+    }
+
+    /// The vCPU, for whoever sets up its registers.
+    pub(crate) fn vcpu(&mut self) -> &mut VcpuFd {
+        &mut self.vcpu
     }
 
     fn new(host: &KvmHost, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
@@ -136,9 +151,14 @@ impl Processor {
     /// Freezes the memory of a guest that waits for its first request, which goes on as a view of it.
     pub(crate) fn freeze(&mut self, memory: &mut GuestMemory) -> Result<(FrozenMemory, CpuState), Cause> {
         let state = self.settle(memory)?;
+        Ok((self.freeze_memory(memory)?, state))
+    }
+
+    /// Freezes the memory alone.
+    pub(crate) fn freeze_memory(&mut self, memory: &mut GuestMemory) -> Result<FrozenMemory, Cause> {
         let frozen = memory.freeze().map_err(|source| Cause::Memory { size: memory.size(), source })?;
         self.give_memory(memory, Tracking::On)?;
-        Ok((frozen, state))
+        Ok(frozen)
     }
 
     /// The state in which a guest that has just left by a hypercall is to wait: where it loads its vector registers
@@ -161,6 +181,12 @@ impl Processor {
         template: &FrozenMemory,
         state: &CpuState,
     ) -> Result<(), Cause> {
+        self.rewind_memory(memory, template)?;
+        state.restore(&mut self.vcpu)
+    }
+
+    /// Makes memory, save the request window, equal to the template's.
+    pub(crate) fn rewind_memory(&mut self, memory: &mut GuestMemory, template: &FrozenMemory) -> Result<(), Cause> {
         let size = memory.size();
         self.collect_dirty(memory);
         if memory.dirty().pages().len() > DROP_ABOVE && self.dropped.is_none_or(|at| at.elapsed() >= DROP_EVERY) {
@@ -170,7 +196,7 @@ impl Processor {
         } else {
             memory.restore(template).map_err(|_| LayoutError::MemorySize { memory: size })?;
         }
-        state.restore(&mut self.vcpu)
+        Ok(())
     }
 
     /// How many pages a rewind would restore now.
@@ -224,8 +250,7 @@ impl Processor {
                 Err(Cause::OutsideMemory { address })
             }
             Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => {
-                self.collect_dirty(memory);
-                dirty_ring::reset(&self.vm)?;
+                self.empty_dirty_ring(memory)?;
                 Ok(Exit::Again)
             }
             Ok(VcpuExit::Shutdown) => Err(Cause::Shutdown),
@@ -248,6 +273,11 @@ impl Processor {
         self.vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default()
     }
 
+    /// The vCPU's general registers, whoever's they are; `None` where KVM does not say.
+    pub(crate) fn general_registers(&self) -> Option<Registers> {
+        self.vcpu.get_regs().ok().map(|regs| arch::registers(&regs))
+    }
+
     /// The registers of the guest, which is stopped; `None` where KVM does not say.
     pub(crate) fn registers(&self, memory: &GuestMemory) -> Option<Registers> {
         let regs = self.vcpu.get_regs().ok()?;
@@ -255,6 +285,12 @@ impl Processor {
             return Some(arch::registers(&regs));
         }
         Some(FaultFrame::read(memory).ok()?.registers(&regs))
+    }
+
+    /// Lets KVM log on after its log of written pages was full.
+    pub(crate) fn empty_dirty_ring(&mut self, memory: &mut GuestMemory) -> Result<(), Cause> {
+        self.collect_dirty(memory);
+        dirty_ring::reset(&self.vm)
     }
 
     fn collect_dirty(&mut self, memory: &mut GuestMemory) {

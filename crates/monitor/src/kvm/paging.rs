@@ -35,13 +35,36 @@ pub(crate) enum Ring {
 #[derive(Debug)]
 pub(crate) struct PageTables<'a> {
     memory: &'a GuestMemory,
+    root: u64,
     next: u64,
+    end: u64,
 }
 
 impl<'a> PageTables<'a> {
     /// An empty PML4 at [`PAGE_TABLE_BASE`].
     pub(crate) fn new(memory: &'a GuestMemory) -> Self {
-        Self { memory, next: PAGE_TABLE_BASE + PAGE_SIZE }
+        Self::within(memory, PAGE_TABLE_BASE..PAGE_TABLE_END)
+    }
+
+    /// An empty PML4 at the beginning of this room, which is zero; the others follow.
+    pub(crate) fn within(memory: &'a GuestMemory, room: Range<u64>) -> Self {
+        Self { memory, root: room.start, next: room.start + PAGE_SIZE, end: room.end }
+    }
+
+    /// Those that were made in this room. What is mapped now must have its tables.
+    pub(crate) fn again(memory: &'a GuestMemory, room: Range<u64>) -> Self {
+        Self { memory, root: room.start, next: room.end, end: room.end }
+    }
+
+    /// Takes back a run of pages that has tables of its own.
+    pub(crate) fn unmap(&mut self, pages: Range<u64>) -> Result<(), LayoutError> {
+        for at in pages.step_by(4096) {
+            let pointers = self.descend(self.root, at >> 39)?;
+            let directory = self.descend(pointers, at >> 30)?;
+            let table = self.descend(directory, at >> 21)?;
+            self.set(table, at >> 12, 0)?;
+        }
+        Ok(())
     }
 
     /// Maps a run of pages one to one.
@@ -50,7 +73,7 @@ impl<'a> PageTables<'a> {
         let bits = leaf_bits(area.permission, ring);
         let mut at = start;
         while at < end {
-            let pointers = self.descend(PAGE_TABLE_BASE, at >> 39)?;
+            let pointers = self.descend(self.root, at >> 39)?;
             let directory = self.descend(pointers, at >> 30)?;
             if at.is_multiple_of(LARGE_PAGE) && end - at >= LARGE_PAGE {
                 self.set(directory, at >> 21, at | bits | LARGE)?;
@@ -71,7 +94,7 @@ impl<'a> PageTables<'a> {
             return Ok(entry & ADDRESS);
         }
         let made = self.next;
-        if made >= PAGE_TABLE_END {
+        if made >= self.end {
             return Err(LayoutError::PageTables);
         }
         self.next += PAGE_SIZE;

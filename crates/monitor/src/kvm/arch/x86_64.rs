@@ -54,8 +54,20 @@ const DESCRIPTOR_USER_CODE32: u64 = 0x00cf_fb00_0000_ffff;
 const DESCRIPTOR_USER_DATA: u64 = 0x00cf_f300_0000_ffff;
 const DESCRIPTOR_USER_CODE: u64 = 0x00af_fb00_0000_ffff;
 
+/// Null, the segments of both rings, and room for the task's descriptor.
+pub(crate) const DESCRIPTORS: [u64; 8] = [
+    0,
+    DESCRIPTOR_KERNEL_CODE,
+    DESCRIPTOR_KERNEL_DATA,
+    DESCRIPTOR_USER_CODE32,
+    DESCRIPTOR_USER_DATA,
+    DESCRIPTOR_USER_CODE,
+    0,
+    0,
+];
+
 /// 64-bit TSS, available; KVM's segment cache is what counts, QEMU's TCG looks at this type.
-const TSS_AVAILABLE: u8 = 9;
+pub(crate) const TSS_AVAILABLE: u8 = 9;
 /// Where the I/O bitmap begins in the TSS: right behind its 104 bytes.
 const IO_BITMAP: u64 = 104;
 /// Bytes of the bitmap, one bit a port; ports beyond are refused.
@@ -82,17 +94,8 @@ pub(crate) fn supervisor_areas() -> [Area; 5] {
 /// Writes descriptor tables, fault stubs and hypercall page into a new machine's memory.
 pub(crate) fn write_tables(memory: &GuestMemory) -> Result<(), OutOfBounds> {
     let task = 0x0000_8900_0000_0000 | TSS_LIMIT | (TSS << 16);
-    let descriptors: [u64; 8] = [
-        0,
-        DESCRIPTOR_KERNEL_CODE,
-        DESCRIPTOR_KERNEL_DATA,
-        DESCRIPTOR_USER_CODE32,
-        DESCRIPTOR_USER_DATA,
-        DESCRIPTOR_USER_CODE,
-        task,
-        0,
-    ];
-    memory.store(GDT, &descriptors)?;
+    memory.store(GDT, &DESCRIPTORS)?;
+    memory.store(GDT + u64::from(TASK), &task)?;
 
     for vector in 0..VECTORS {
         let stub = STUBS + u64::from(vector) * STUB_SIZE;
@@ -470,7 +473,7 @@ const HEADER_END: usize = 576 / 4;
 
 /// The vector registers' contents. Which of them are in use is left out: the processor may say of one that holds its
 /// initial value that it is or is not, and KVM shows its value in either case.
-fn contents(xsave: &kvm_xsave) -> [u32; 1024] {
+pub(crate) fn contents(xsave: &kvm_xsave) -> [u32; 1024] {
     let mut region = xsave.region;
     region[XSTATE_BV..XCOMP_BV].fill(0);
     region

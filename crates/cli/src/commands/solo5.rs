@@ -1,0 +1,401 @@
+//! `kernlet solo5-hvt` and `kernlet solo5-spt`: take the place of Solo5's tenders of these names, also when called by them.
+//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring` is ours.
+//! Called by `main` before anything else looks at the command line. It needs no platform.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use kernlet_jail::{Jail, Layer, Mode};
+use kernlet_monitor::Hypervisor;
+use kernlet_monitor::solo5::{
+    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, FileBlock, Image,
+    MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
+    spt::{self, SptError},
+};
+
+/// Run a Solo5 unikernel, with the arguments of Solo5's own tender
+#[derive(Debug, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    after_long_help = "\
+Examples:
+  kernlet solo5-hvt --mem=32 hello.hvt Hello
+  kernlet solo5-hvt --block:storage=disk.img --net:service=tap0 server.hvt"
+)]
+pub(crate) struct Args {
+    /// As for solo5-hvt; `--help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Args {
+    pub(crate) fn run(&self, target: Target) -> ExitCode {
+        run(target, target.tender(), &self.arguments)
+    }
+}
+
+/// Longest name of a device, in bytes.
+const NAME_MAX: usize = 67;
+
+/// Longest name of an interface, in bytes.
+const INTERFACE_MAX: usize = 19;
+
+/// Memory of a guest where nobody says how much, in bytes.
+const MEMORY: u64 = 512 << 20;
+
+/// The tender that this process is to be, if it is one: by its own name, or by its first argument.
+pub(crate) fn called() -> Option<ExitCode> {
+    let mut arguments = env::args_os();
+    let own = arguments.next()?;
+    let name = Path::new(&own).file_name()?.to_str()?;
+    if let Some(target) = target(name) {
+        return Some(run(target, name, &arguments.collect::<Vec<_>>()));
+    }
+    let target = target(arguments.next()?.to_str()?)?;
+    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>()))
+}
+
+fn target(name: &str) -> Option<Target> {
+    [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
+}
+
+fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
+    let tender = Tender { program: program.to_owned(), target };
+    match tender.run(arguments) {
+        Ok(status) => status,
+        Err(failed) => {
+            tender.say(&failed);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a tender ends with status 1.
+enum Failed {
+    /// For this reason.
+    Because(String),
+    /// It says so itself, without its name.
+    Said(String),
+    /// For this reason, and the usage is shown.
+    Usage(Option<String>),
+}
+
+impl Failed {
+    fn because(error: &dyn std::error::Error) -> Self {
+        let causes = std::iter::successors(error.source(), |error| error.source());
+        Self::Because(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
+    }
+}
+
+struct Tender {
+    program: String,
+    target: Target,
+}
+
+/// What the options say.
+struct Options {
+    memory: u64,
+    ring: Ring,
+    executable_heap: bool,
+    devices: Devices,
+}
+
+impl Tender {
+    fn warn(&self, text: &str) {
+        // Nobody is left to tell if this fails.
+        let _ = writeln!(io::stderr(), "{}: {text}", self.program);
+    }
+
+    fn say(&self, failed: &Failed) {
+        match failed {
+            Failed::Because(text) => text.lines().for_each(|line| self.warn(line)),
+            Failed::Said(text) => drop(writeln!(io::stderr(), "{text}")),
+            Failed::Usage(text) => {
+                if let Some(text) = text {
+                    self.warn(text);
+                }
+                let _ = write!(io::stderr(), "{}", self.usage());
+            }
+        }
+    }
+
+    fn usage(&self) -> String {
+        let (core, modules) = match self.target {
+            Target::Hvt => (
+                "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
+                 carried out)\n",
+                "",
+            ),
+            Target::Spt => (
+                "",
+                "    --x-exec-heap (make the heap executable). WARNING: This option is dangerous and not recommended as it \
+                 makes the heap and stack executable.\n",
+            ),
+        };
+        format!(
+            "usage: {} [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]\n\
+             KERNEL is the filename of the unikernel to run.\n\
+             ARGS are optional arguments passed to the unikernel.\n\
+             Core options:\n  \
+               [ --mem=512 ] (guest memory in MB)\n    \
+                 --help (display this help)\n    \
+                 --version (display version information)\n\
+             {core}Compiled-in modules: core block net \n\
+             Compiled-in module options:\n\
+             {modules}    \
+                 --block:NAME=PATH (attach block device/file at PATH as block storage NAME)\n  \
+               [ --block-sector-size:NAME=SECTORSIZE ] (set sector size for block device NAME; must be a power of two \
+               greater than or equal 512)\n    \
+                 --net:NAME=IFACE | @NN (attach tap at IFACE or at fd @NN as network NAME)\n  \
+               [ --net-mac:NAME=HWADDR ] (set HWADDR for network NAME)\n",
+            self.program
+        )
+    }
+
+    fn run(&self, arguments: &[OsString]) -> Result<ExitCode, Failed> {
+        let is_option = |argument: &&OsString| argument.as_bytes().first() == Some(&b'-');
+        let mut options = arguments.iter().take_while(is_option).take_while(|option| *option != "--").count();
+        for option in &arguments[..options] {
+            match option.to_str() {
+                Some("--help") => return Err(Failed::Usage(None)),
+                Some("--version") => {
+                    let version = env!("CARGO_PKG_VERSION");
+                    let text =
+                        format!("{} tender, version v{version} (kernlet)\nABI version {ABI_VERSION}", self.program);
+                    return if writeln!(io::stderr(), "{text}").is_ok() {
+                        Ok(ExitCode::SUCCESS)
+                    } else {
+                        Ok(ExitCode::FAILURE)
+                    };
+                }
+                _ => {}
+            }
+        }
+        let given = &arguments[..options];
+        if arguments.get(options).is_some_and(|argument| argument == "--") {
+            options += 1;
+        }
+        let kernel = arguments.get(options).ok_or_else(|| Failed::Usage(Some("Missing KERNEL operand".to_owned())))?;
+        let name = kernel.to_string_lossy();
+        let in_kernel = |error: &dyn std::fmt::Display| Failed::Because(format!("{name}: {error}"));
+
+        let bytes = std::fs::read(kernel)
+            .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
+        let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
+        let Options { memory, ring, executable_heap, devices } = self.options(given, &image)?;
+        if self.target == Target::Spt {
+            let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
+            return match spt::run(&image, devices, &command_line, memory, executable_heap) {
+                Ok(never) => match never {},
+                Err(SptError::Image(error)) => Err(in_kernel(&error)),
+                Err(SptError::Devices(error)) => Err(not_attached(&error)),
+                Err(error) => Err(Failed::because(&error)),
+            };
+        }
+        exit_on_signals(&self.program);
+        let memory = self.memory(memory)?;
+        let hypervisor = Hypervisor::open().map_err(|error| Failed::because(&error))?;
+        let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
+        let machine = Machine::boot(&hypervisor, &image, devices, &command_line, Config { memory, ring });
+        let mut machine = machine.map_err(|error| match error {
+            BootError::Image(error) => in_kernel(&error),
+            BootError::Devices(error) => not_attached(&error),
+            error => Failed::because(&error),
+        })?;
+        // All that it needs is open. What the host does not permit, a stock tender would not have either.
+        let _ = Jail::plan(Mode::BestEffort).only(&[Layer::NoNewPrivileges, Layer::Landlock]).enter();
+        match machine.run(&mut Stdout, None) {
+            Ok(halted) => Ok(ExitCode::from(halted.status.to_le_bytes()[0])),
+            Err(End::Fatal { text }) => Err(Failed::Said(text)),
+            Err(error) => Err(Failed::because(&error)),
+        }
+    }
+
+    fn options(&self, given: &[OsString], image: &Image) -> Result<Options, Failed> {
+        let devices = Devices::new(image.manifest());
+        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices };
+        for option in given {
+            let text = option.to_str().unwrap_or_default();
+            let known = if let Some(memory) = text.strip_prefix("--mem=") {
+                options.memory = parse_memory(memory)?;
+                true
+            } else if self.target == Target::Spt && text.starts_with("--x-exec-heap") {
+                self.warn(
+                    "WARNING: The use of --x-exec-heap is dangerous and not recommended as it makes the heap and stack \
+                     executable.",
+                );
+                options.executable_heap = true;
+                true
+            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| self.target == Target::Hvt) {
+                options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
+                true
+            } else {
+                self.device_option(text, &mut options.devices)?
+            };
+            if !known {
+                return Err(Failed::Usage(Some(format!("Invalid option: `{}'", option.to_string_lossy()))));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether an option is right; what is wrong with one is said.
+    fn device_option(&self, text: &str, devices: &mut Devices) -> Result<bool, Failed> {
+        let Some((kind, name, value)) = split_device_option(text) else { return Ok(false) };
+        let done = match kind {
+            "--block" => {
+                if let Err(error) = devices.declared(name, DeviceKind::Block) {
+                    Err(error)
+                } else {
+                    devices.attach_block(name, Box::new(open_block(value)?))
+                }
+            }
+            // The tender takes its value as a number of 16 bits, whatever it is.
+            "--block-sector-size" => match value.parse::<u64>() {
+                Ok(size) => {
+                    let [low, high, ..] = size.to_le_bytes();
+                    devices.set_block_size(name, u16::from_le_bytes([low, high]))
+                }
+                Err(_) => return Ok(false),
+            },
+            "--net" => {
+                let interface = value.get(..value.len().min(INTERFACE_MAX)).unwrap_or(value);
+                if let Err(error) = devices.declared(name, DeviceKind::Net) {
+                    Err(error)
+                } else {
+                    match attach_net(interface) {
+                        Ok(device) => devices.attach_net(name, Box::new(device)),
+                        Err(error) => {
+                            self.warn(&format!("Could not attach interface: {interface}: {}", plain(&error)));
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+            "--net-mac" => match parse_mac(value) {
+                Some(mac) => devices.set_mac(name, mac),
+                None => return Ok(false),
+            },
+            _ => return Ok(false),
+        };
+        if let Err(error) = &done {
+            self.warn(&error.to_string());
+        }
+        Ok(done.is_ok())
+    }
+
+    /// The memory that a guest gets for what was asked for.
+    fn memory(&self, asked: u64) -> Result<u64, Failed> {
+        let memory = Config::round_memory(asked);
+        if memory != asked {
+            self.warn(&format!("adjusting memory to {memory} bytes"));
+        }
+        if memory > MEMORY_MAX {
+            return Err(Failed::because(&BootError::Memory { memory }));
+        }
+        Ok(memory)
+    }
+}
+
+fn not_attached(error: &AttachError) -> Failed {
+    let more = match error {
+        AttachError::Missing(_) => "\nAll declared devices must be attached. See --help for syntax.",
+        _ => "",
+    };
+    Failed::Because(format!("{error}{more}"))
+}
+
+/// What the guest prints, as it comes.
+struct Stdout;
+
+impl Console for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), left));
+            left = left.get(written.map_err(io::Error::from)?..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// `KIND:NAME=VALUE`.
+fn split_device_option(text: &str) -> Option<(&str, &str, &str)> {
+    let (kind, rest) = text.split_once(':')?;
+    let (name, value) = rest.split_once('=')?;
+    let right = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    // A value ends where there is a space, and begins after such as there are.
+    let value = value.split_ascii_whitespace().next()?;
+    right.then_some((kind, name, value))
+}
+
+fn open_block(path: &str) -> Result<FileBlock, Failed> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let file: File =
+        opened.map_err(|error| Failed::Because(format!("Could not open block device: {path}: {}", plain(&error))))?;
+    FileBlock::new(file)
+        .map_err(|error| Failed::Because(format!("{path}: Could not determine capacity: {}", plain(&error))))
+}
+
+/// Megabytes; what follows the digits is let be.
+fn parse_memory(text: &str) -> Result<u64, Failed> {
+    let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+    let megabytes = text[..digits].parse::<u64>().ok().filter(|memory| *memory > 0);
+    let bytes = megabytes.map(|memory| memory.saturating_mul(1 << 20));
+    bytes.ok_or_else(|| Failed::Because("Malformed argument to --mem".to_owned()))
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| (1..=2).contains(&part.len()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// An error in the words of C's library.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_a_device_names_it_by_letters_and_digits() {
+        assert_eq!(split_device_option("--block:disk1=a=b:c d"), Some(("--block", "disk1", "a=b:c")));
+        for wrong in ["--block:=a", "--block:a-b=c", "--block:a", "--block", "--block:a=", "--mem=1"] {
+            assert_eq!(split_device_option(wrong), None, "{wrong}");
+        }
+        assert_eq!(split_device_option(&format!("--net:{}=t", "n".repeat(68))), None);
+    }
+
+    #[test]
+    fn an_address_is_six_bytes() {
+        assert_eq!(parse_mac("02:00:0:ff:aA:1"), Some([2, 0, 0, 255, 170, 1]));
+        for wrong in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "02:00:00:00:00:100", "g:0:0:0:0:0"] {
+            assert_eq!(parse_mac(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory_is_a_number_of_megabytes() {
+        assert_eq!(parse_memory("32").ok(), Some(32 << 20));
+        assert_eq!(parse_memory("3x").ok(), Some(3 << 20));
+        for wrong in ["", "0", "x", "-1"] {
+            assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
+}

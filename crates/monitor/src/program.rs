@@ -1,0 +1,186 @@
+//! A function's program, of whichever machine type, and its machines. Used by the watchdog, which does not care; each type
+//! is in a module of its own. It adds nothing to what they do.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    Crash, ElfError, Hypervisor, Limits, Machine, MachineConfig, Request, Response, Services, Template, Unikernel,
+    Used,
+    solo5::{self, CommandMachine, Image, ImageError, Target, UsedCommand},
+};
+
+/// A program that can be loaded.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// A unikernel of the guest library.
+    Native(Unikernel),
+    /// A unikernel of Solo5's, for its hvt tender.
+    Solo5(Image),
+}
+
+/// Why a file is no program.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It is no unikernel of the guest library.
+    #[error(transparent)]
+    Native(#[from] ElfError),
+    /// It is one of Solo5's, and not right.
+    #[error("it is a Solo5 unikernel that cannot run: {0}")]
+    Solo5(#[from] ImageError),
+}
+
+impl Program {
+    /// Reads a program's file. Solo5's say in a note that they are.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ProgramError> {
+        if solo5::target_of(bytes).is_some() {
+            return Ok(Self::Solo5(Image::parse(Arc::from(bytes), Target::Hvt)?));
+        }
+        Ok(Self::Native(Unikernel::parse(bytes)?))
+    }
+
+    /// The native unikernel, if it is one.
+    #[must_use]
+    pub fn native(&self) -> Option<&Unikernel> {
+        match self {
+            Self::Native(unikernel) => Some(unikernel),
+            Self::Solo5(_) => None,
+        }
+    }
+
+    /// The largest request body that its machines can take, whatever their limits say.
+    #[must_use]
+    pub fn request_max(&self, environment: &[(String, String)]) -> u64 {
+        match self {
+            Self::Native(_) => u64::MAX,
+            Self::Solo5(_) => solo5::body_max(environment),
+        }
+    }
+}
+
+/// The clean state of a function's machines. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum ProgramTemplate {
+    /// Of a native unikernel.
+    Native(Template),
+    /// Of one of Solo5's.
+    Solo5(solo5::Template),
+}
+
+/// A machine that waits for a request.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a worker has one")]
+pub enum ProgramMachine {
+    /// Of a native unikernel.
+    Native(Machine),
+    /// Of one of Solo5's.
+    Solo5(CommandMachine),
+}
+
+/// A machine that has answered one.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a worker has one")]
+pub enum ProgramUsed {
+    /// Of a native unikernel.
+    Native(Used),
+    /// Of one of Solo5's.
+    Solo5(UsedCommand),
+}
+
+impl ProgramTemplate {
+    /// Boots a machine up to where it waits for its first request; the machine is the template's first.
+    ///
+    /// # Errors
+    /// The machine cannot be made, or the guest ended or overran `deadline` before.
+    pub fn boot(
+        hypervisor: &Hypervisor,
+        program: &Program,
+        config: &MachineConfig,
+        services: Services,
+        deadline: Instant,
+    ) -> Result<(Self, ProgramMachine), Box<Crash>> {
+        Ok(match program {
+            Program::Native(unikernel) => {
+                let (template, machine) = Template::boot(hypervisor, unikernel, config, services, deadline)?;
+                (Self::Native(template), ProgramMachine::Native(machine))
+            }
+            Program::Solo5(image) => {
+                let (template, machine) = solo5::Template::boot(hypervisor, image, config, services, deadline)?;
+                (Self::Solo5(template), ProgramMachine::Solo5(machine))
+            }
+        })
+    }
+
+    /// Another machine, in exactly the template's state.
+    ///
+    /// # Errors
+    /// KVM or the host cannot give another machine.
+    pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<ProgramMachine, Box<Crash>> {
+        Ok(match self {
+            Self::Native(template) => ProgramMachine::Native(template.machine(hypervisor, services)?),
+            Self::Solo5(template) => ProgramMachine::Solo5(template.machine(hypervisor, services)?),
+        })
+    }
+
+    /// The native template, if it is one.
+    #[must_use]
+    pub fn native(&self) -> Option<&Template> {
+        match self {
+            Self::Native(template) => Some(template),
+            Self::Solo5(_) => None,
+        }
+    }
+}
+
+impl ProgramMachine {
+    /// The machine, under these limits from now on.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        match self {
+            Self::Native(machine) => Self::Native(machine.with_limits(limits)),
+            Self::Solo5(machine) => Self::Solo5(machine.with_limits(limits)),
+        }
+    }
+
+    /// Lets the function answer a request, in place of what `response` holds. A machine that crashes is consumed.
+    ///
+    /// # Errors
+    /// How the guest ended; `response` then holds anything.
+    pub fn invoke_into(
+        self,
+        request: &Request<'_>,
+        deadline: Instant,
+        response: &mut Response,
+    ) -> Result<ProgramUsed, Box<Crash>> {
+        Ok(match self {
+            Self::Native(machine) => ProgramUsed::Native(machine.invoke_into(request, deadline, response)?),
+            Self::Solo5(machine) => ProgramUsed::Solo5(machine.invoke_into(request, deadline, response)?),
+        })
+    }
+}
+
+impl ProgramUsed {
+    /// Makes the machine equal to its template again.
+    ///
+    /// # Errors
+    /// The machine is lost because KVM or the host did not do its part.
+    pub fn rewind(self) -> Result<ProgramMachine, Box<Crash>> {
+        Ok(match self {
+            Self::Native(used) => ProgramMachine::Native(used.rewind()?),
+            Self::Solo5(used) => ProgramMachine::Solo5(used.rewind()?),
+        })
+    }
+
+    /// Leaves the machine as the request left it. A guest that has halted has nothing to go on with: it is rewound.
+    ///
+    /// # Errors
+    /// As [`Self::rewind`].
+    pub fn keep(self) -> Result<ProgramMachine, Box<Crash>> {
+        Ok(match self {
+            Self::Native(used) => ProgramMachine::Native(used.keep()),
+            Self::Solo5(used) => ProgramMachine::Solo5(used.rewind()?),
+        })
+    }
+}

@@ -1,0 +1,570 @@
+//! The processor of a Solo5 guest under KVM: at CPL 3 inside its machine, where what it believes to do at ring 0 is
+//! carried out by the monitor, or at ring 0 itself. Driven by the machine, always from one thread.
+//!
+//! At CPL 3 every exception enters a stub at ring 0, which reports it by one `out` and goes back by `iretq` with what the
+//! monitor has made of its frame. Ports of hypercalls are open by the I/O bitmap of the task state segment.
+
+use std::{fmt, str::FromStr};
+
+use kernlet_abi::map::PAGE_SIZE;
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
+    KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
+};
+use kvm_ioctls::VcpuExit;
+
+use super::{
+    GUEST_MIN, LARGE_PAGE,
+    emulate::{Bases, Faulted, Outcome, PAGE_FAULT, Privileged},
+    layout::{BOOT_INFO, LOW, Layout},
+};
+use crate::{
+    crash::{Cause, kvm},
+    hypervisor::KvmHost,
+    kvm::{self as native, FaultFrame, PageTables, Ring as PageRing},
+    layout::{Area, LayoutError, Permission},
+    memory::{FrozenMemory, GuestMemory, OutOfBounds},
+    processor::Registers,
+};
+
+// Supervisor pages, below all that a guest has.
+const GDT: u64 = 0x1000;
+const IDT: u64 = 0x2000;
+const STUBS: u64 = 0x3000;
+const TSS: u64 = 0x4000;
+const FAULT_STACK: u64 = 0x5000;
+const FRAME: u64 = FAULT_STACK + PAGE_SIZE - size_of::<FaultFrame>() as u64;
+
+/// Port that the stubs write to; the bitmap does not open it.
+const FAULT_PORT: u16 = 0x40;
+
+const VECTORS: u8 = 32;
+const STUB_SIZE: u64 = 16;
+
+// Selectors, as for native guests.
+const KERNEL_CODE: u64 = 0x08;
+const TASK_DESCRIPTOR: u64 = 0x30;
+
+/// First port of a hypercall; its number is added.
+pub(crate) const PORT_BASE: u16 = 0x500;
+/// Hypercalls have numbers below this.
+pub(crate) const HYPERCALLS: u16 = 9;
+/// Port by which a guest says that it has put something into the ring.
+pub(crate) const PORT_KICK: u16 = 0x600;
+
+const IO_BITMAP: u64 = 104;
+/// Bytes of the bitmap: up to the ring's port, whose access has four bytes.
+const IO_BITMAP_LEN: usize = (PORT_KICK as usize + 4).div_ceil(8);
+const TSS_LIMIT: u64 = IO_BITMAP + IO_BITMAP_LEN as u64;
+
+/// 2 MiB pages of stock page tables: present, writable, large.
+const LARGE_WRITABLE: u64 = 0x83;
+
+/// Of the flags: the instruction that comes next is not to be trapped again.
+const RESUME_FLAG: u64 = 1 << 16;
+
+/// Which ring a guest runs at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ring {
+    /// The one that a probe finds the better one here.
+    #[default]
+    Auto,
+    /// The guest has its machine to itself, as under Solo5's own tender.
+    Zero,
+    /// The guest has no rights in its machine, and what needs them is carried out by the monitor.
+    Three,
+}
+
+impl Ring {
+    const NAMES: [(&str, Self); 3] = [("auto", Self::Auto), ("0", Self::Zero), ("3", Self::Three)];
+}
+
+impl fmt::Display for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::NAMES.into_iter().find(|(_, ring)| ring == self);
+        f.write_str(named.map_or("auto", |(name, _)| name))
+    }
+}
+
+impl FromStr for Ring {
+    type Err = UnknownRing;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRing> {
+        let named = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        named.map(|(_, ring)| ring).ok_or_else(|| UnknownRing { name: text.to_owned() })
+    }
+}
+
+/// There is no such ring for guests.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("guests run at ring 0 or 3, or auto, not {name:?}")]
+pub struct UnknownRing {
+    name: String,
+}
+
+/// Why a guest stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It writes to a port.
+    Out { port: u16, value: u32 },
+    /// It does something else with a port.
+    BadPort { port: u16 },
+    /// It used memory that its page tables give it and the host does not.
+    TranslationFault { rip: u64 },
+    /// It looked at the command line, which it could not yet.
+    LooksAtCommandLine,
+    /// KVM could not go on.
+    InternalError { suberror: u32 },
+    /// It did something that no tender serves.
+    Unhandled { reason: u32, rip: u64 },
+    /// It executes something that is not carried out at CPL 3.
+    Unsupported { mnemonic: iced_x86::Mnemonic, rip: u64 },
+    /// A signal came.
+    Interrupted,
+    /// There was something to do that is done.
+    Again,
+}
+
+/// A machine's processor. It refers to the machine's memory, which must outlive it.
+#[derive(Debug)]
+pub(crate) struct Processor {
+    vm: native::Processor,
+    /// What the guest believes to be its processor's; nothing where it is.
+    privileged: Option<Privileged>,
+    /// The command line is not there for it yet.
+    hides_command_line: bool,
+}
+
+/// A guest's processor when its template was made.
+#[derive(Debug)]
+pub(crate) struct CpuState {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    privileged: Privileged,
+}
+
+impl Processor {
+    /// A processor before a guest's first instruction.
+    pub(crate) fn boot(
+        host: &KvmHost,
+        memory: &GuestMemory,
+        layout: &Layout,
+        entry: u64,
+        ring: Ring,
+    ) -> Result<Self, Cause> {
+        let mut vm = native::Processor::bare(host, memory)?;
+        let vcpu = vm.vcpu();
+        let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        let outside = |_| Cause::Layout(LayoutError::MemorySize { memory: memory.size() });
+        let privileged = if ring == Ring::Zero {
+            write_stock_tables(memory, layout).map_err(outside)?;
+            for (pages, access) in layout.restricted() {
+                let protected = memory.protect(pages, access.read, access.write);
+                protected.map_err(|source| Cause::Memory { size: memory.size(), source })?;
+            }
+            stock_registers(&mut sregs);
+            None
+        } else {
+            write_tables(memory, layout)?;
+            user_registers(&mut sregs, layout);
+            Some(Privileged::default())
+        };
+        vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+        // As after a call: eight below a multiple of sixteen.
+        let regs = kvm_regs { rip: entry, rsp: layout.memory - 8, rdi: BOOT_INFO, rflags: 2, ..Default::default() };
+        vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))?;
+        Ok(Self { vm, privileged, hides_command_line: false })
+    }
+
+    /// Moves it to another instruction.
+    pub(crate) fn go_to(&mut self, rip: u64) -> Result<(), Cause> {
+        let vcpu = self.vm.vcpu();
+        let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        vcpu.set_regs(&kvm_regs { rip, ..regs }).map_err(kvm("set the processor's registers"))
+    }
+
+    /// Cycles of its clock in a second.
+    pub(crate) fn cycles_per_second(&mut self) -> Result<u64, Cause> {
+        let khz = self.vm.vcpu().get_tsc_khz().map_err(kvm("tell the speed of its clock"))?;
+        Ok(u64::from(khz) * 1000)
+    }
+
+    /// The page whose `immediate_exit` ends a run.
+    pub(crate) fn run_page(&mut self) -> *mut kvm_run {
+        self.vm.run_page()
+    }
+
+    /// Where the guest is; zero where KVM does not say.
+    pub(crate) fn instruction_pointer(&self) -> u64 {
+        self.vm.instruction_pointer()
+    }
+
+    /// The registers of the guest, which is stopped, as it would find them itself; zeroes where KVM does not say.
+    pub(crate) fn registers(&self, memory: &GuestMemory) -> Registers {
+        let Some(registers) = self.vm.general_registers() else { return Registers::default() };
+        match memory.load::<FaultFrame>(FRAME) {
+            Ok(frame) if self.is_in_stub() => {
+                Registers { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags, ..registers }
+            }
+            _ => registers,
+        }
+    }
+
+    /// Runs the guest until it needs the monitor.
+    pub(crate) fn run(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
+        let exit = match self.vm.vcpu().run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let value = <[u8; 4]>::try_from(data).ok();
+                if port == FAULT_PORT && self.is_in_stub() {
+                    return self.fault(memory, layout);
+                }
+                value.map_or(Exit::BadPort { port }, |value| Exit::Out { port, value: u32::from_le_bytes(value) })
+            }
+            Ok(VcpuExit::IoIn(port, _)) => Exit::BadPort { port },
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => {
+                self.vm.empty_dirty_ring(memory)?;
+                Exit::Again
+            }
+            Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _)) if address < layout.end() => {
+                Exit::TranslationFault { rip: self.instruction_pointer() }
+            }
+            Ok(VcpuExit::InternalError) => Exit::InternalError { suberror: self.suberror() },
+            Ok(_) => {
+                let reason = self.reason();
+                Exit::Unhandled { reason, rip: self.instruction_pointer() }
+            }
+            Err(error) if error.errno() == libc::EFAULT => Exit::TranslationFault { rip: self.instruction_pointer() },
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.vm.vcpu().set_kvm_immediate_exit(0);
+                Exit::Interrupted
+            }
+            Err(error) => return Err(kvm("run the processor")(error)),
+        };
+        Ok(exit)
+    }
+
+    /// KVM's number for the last exit.
+    fn reason(&mut self) -> u32 {
+        self.vm.vcpu().get_kvm_run().exit_reason
+    }
+
+    fn suberror(&mut self) -> u32 {
+        // SAFETY: the last exit was an internal error, for which KVM has filled in this field of the union.
+        unsafe { self.vm.vcpu().get_kvm_run().__bindgen_anon_1.internal.suberror }
+    }
+
+    /// Whether it stands in a stub at ring 0, where no guest at CPL 3 gets by itself.
+    fn is_in_stub(&self) -> bool {
+        self.privileged.is_some()
+            && (STUBS..STUBS + u64::from(VECTORS) * STUB_SIZE).contains(&self.instruction_pointer())
+    }
+
+    /// A stub reports an exception.
+    fn fault(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
+        let vcpu = self.vm.vcpu();
+        let stub = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
+        if frame.cs & 3 != 3 {
+            // The stub itself, of which nothing is right any more.
+            return Ok(Exit::Unhandled { reason: KVM_EXIT_SHUTDOWN, rip: frame.rip });
+        }
+        let vector = u8::try_from(frame.vector).unwrap_or(u8::MAX);
+        let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        if self.hides_command_line && vector == PAGE_FAULT && is_command_line(sregs.cr2) {
+            return Ok(Exit::LooksAtCommandLine);
+        }
+        let bases = Bases { fs: sregs.fs.base, gs: sregs.gs.base };
+        let Some(state) = &mut self.privileged else { return Err(Cause::Shutdown) };
+        let regs = kvm_regs { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags, ..stub };
+        let mut faulted = Faulted { memory, layout, state, regs, bases };
+        let outcome = faulted.exception(vector, frame.error_code, sregs.cr2);
+        let Faulted { regs, bases: wanted, .. } = faulted;
+        let rip = frame.rip;
+        let exit = match outcome {
+            Outcome::Resume => Exit::Again,
+            Outcome::Out { port, value } => Exit::Out { port, value },
+            Outcome::BadPort { port } => return Ok(Exit::BadPort { port }),
+            Outcome::TranslationFault => return Ok(Exit::TranslationFault { rip }),
+            Outcome::Halt => return Ok(Exit::Unhandled { reason: KVM_EXIT_HLT, rip: regs.rip }),
+            Outcome::Shutdown => return Ok(Exit::Unhandled { reason: KVM_EXIT_SHUTDOWN, rip }),
+            Outcome::Unsupported { mnemonic } => return Ok(Exit::Unsupported { mnemonic, rip: regs.rip }),
+        };
+        let regs = if let Exit::Out { .. } = exit { self.behind_out(memory, regs) } else { regs };
+        let frame = FaultFrame { rip: regs.rip, rflags: regs.rflags, rsp: regs.rsp, ..frame };
+        // The stub's own stack, which a rewind restores as the processor's writing it is logged.
+        memory.store(FRAME, &frame).map_err(|_| Cause::Shutdown)?;
+        let resumed = kvm_regs { rip: stub.rip, rsp: stub.rsp, rflags: stub.rflags, ..regs };
+        let vcpu = self.vm.vcpu();
+        if resumed != stub {
+            vcpu.set_regs(&resumed).map_err(kvm("set the processor's registers"))?;
+        }
+        if wanted != bases {
+            let mut sregs = sregs;
+            (sregs.fs.base, sregs.gs.base) = (wanted.fs, wanted.gs);
+            sregs.tr.type_ = native::TSS_AVAILABLE;
+            vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+        }
+        Ok(exit)
+    }
+
+    /// The registers behind an `out` that was refused: QEMU's TCG and some nested KVMs do not look at the I/O bitmap.
+    fn behind_out(&self, memory: &GuestMemory, regs: kvm_regs) -> kvm_regs {
+        let mut bytes = [0; 2];
+        let prefixes =
+            |byte: u8| matches!(byte, 0x40..=0x4f | 0x66 | 0xf2 | 0xf3 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65);
+        let mut rip = regs.rip;
+        // `out dx, eax` has one byte, `out imm8, eax` two; neither has a prefix that a compiler writes.
+        while memory.read(rip, &mut bytes[..1]).is_ok() && prefixes(bytes[0]) {
+            rip += 1;
+        }
+        let len = if bytes[0] == 0xe7 { 2 } else { 1 };
+        kvm_regs { rip: rip + len, ..regs }
+    }
+
+    /// Takes the command line's pages away from the guest, or gives them to it.
+    pub(crate) fn hide_command_line(
+        &mut self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        hidden: bool,
+    ) -> Result<(), Cause> {
+        self.hides_command_line = hidden;
+        let mut tables = PageTables::again(memory, layout.tables());
+        let pages = super::layout::COMMAND_LINE..super::layout::COMMAND_LINE + super::layout::COMMAND_LINE_SIZE;
+        if hidden {
+            tables.unmap(pages)?;
+        } else {
+            tables.map(&Area { pages, permission: Permission { write: false, execute: true } }, PageRing::User)?;
+        }
+        Ok(())
+    }
+
+    /// Freezes a guest that looks at its command line, or has just made a hypercall: it will do so again.
+    pub(crate) fn freeze(
+        &mut self,
+        memory: &mut GuestMemory,
+        in_call: bool,
+    ) -> Result<(FrozenMemory, CpuState), Cause> {
+        let is_in_stub = self.is_in_stub();
+        let vcpu = self.vm.vcpu();
+        native::finish_exit(vcpu)?;
+        let mut regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        if is_in_stub {
+            let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
+            native::user_segments(&mut sregs);
+            regs = kvm_regs { rip: frame.rip, rsp: frame.rsp, rflags: frame.rflags & !RESUME_FLAG, ..regs };
+        }
+        if in_call {
+            regs.rip = before_out(memory, regs.rip);
+        }
+        sregs.tr = task_segment();
+        let xsave = vcpu.get_xsave().map_err(kvm("read the vector registers"))?;
+        let privileged = self.privileged.clone().ok_or(Cause::OtherBackend)?;
+        let state = CpuState { regs, sregs, xsave, privileged };
+        let frozen = self.vm.freeze_memory(memory)?;
+        state.restore(&mut self.vm)?;
+        Ok((frozen, state))
+    }
+
+    /// Whether the guest's last page fault was at this address.
+    pub(crate) fn faulted_at(&self, address: u64) -> bool {
+        self.privileged.as_ref().is_some_and(|state| state.fault_address == address && address != 0)
+    }
+
+    /// A processor in the state of a template, with a view of its memory.
+    pub(crate) fn from_template(
+        host: &KvmHost,
+        template: &FrozenMemory,
+        state: &CpuState,
+    ) -> Result<(Self, GuestMemory), Cause> {
+        let (mut vm, memory) = native::Processor::bare_view(host, template)?;
+        state.restore(&mut vm)?;
+        Ok((Self { vm, privileged: Some(state.privileged.clone()), hides_command_line: false }, memory))
+    }
+
+    /// Makes memory and registers equal to the template's.
+    pub(crate) fn rewind(
+        &mut self,
+        memory: &mut GuestMemory,
+        template: &FrozenMemory,
+        state: &CpuState,
+    ) -> Result<(), Cause> {
+        native::finish_exit(self.vm.vcpu())?;
+        self.vm.rewind_memory(memory, template)?;
+        self.privileged = Some(state.privileged.clone());
+        state.restore(&mut self.vm)
+    }
+
+    /// How many pages a rewind would restore now.
+    pub(crate) fn dirty_pages(&mut self, memory: &mut GuestMemory) -> usize {
+        self.vm.dirty_pages(memory)
+    }
+
+    /// Which of its registers differ from the template's, if any do.
+    pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
+        let vcpu = self.vm.vcpu();
+        let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+        let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        sregs.tr.type_ = state.sregs.tr.type_;
+        let xsave = vcpu.get_xsave().map_err(kvm("read the vector registers"))?;
+        Ok(if regs != state.regs {
+            Some("a general register")
+        } else if sregs != state.sregs {
+            Some("a system register")
+        } else if native::vector_contents(&xsave) != native::vector_contents(&state.xsave) {
+            Some("a vector register")
+        } else {
+            None
+        })
+    }
+}
+
+impl CpuState {
+    fn restore(&self, vm: &mut native::Processor) -> Result<(), Cause> {
+        let vcpu = vm.vcpu();
+        let mut sregs = self.sregs;
+        sregs.tr.type_ = native::TSS_AVAILABLE;
+        vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+        vcpu.set_regs(&self.regs).map_err(kvm("set the processor's registers"))?;
+        // SAFETY: KVM reads 4096 bytes, the size of `kvm_xsave`, unless a larger state was enabled by
+        // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
+        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
+    }
+}
+
+/// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.
+fn before_out(memory: &GuestMemory, rip: u64) -> u64 {
+    let byte = |at: u64| memory.load::<u8>(at).ok();
+    if rip.checked_sub(1).and_then(byte) == Some(0xef) { rip - 1 } else { rip.saturating_sub(2) }
+}
+
+fn is_command_line(address: u64) -> bool {
+    (super::layout::COMMAND_LINE..super::layout::COMMAND_LINE + super::layout::COMMAND_LINE_SIZE).contains(&address)
+}
+
+/// Descriptor tables, stubs and page tables of a guest at CPL 3.
+fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
+    let mut tables = PageTables::within(memory, layout.tables());
+    for (page, write, execute) in
+        [(GDT, true, false), (IDT, false, false), (STUBS, false, true), (TSS, true, false), (FAULT_STACK, true, false)]
+    {
+        let area = Area { pages: page..page + PAGE_SIZE, permission: Permission { write, execute } };
+        tables.map(&area, PageRing::Supervisor)?;
+    }
+    for area in layout.areas() {
+        tables.map(&area, PageRing::User)?;
+    }
+    write_descriptors(memory).map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
+}
+
+fn write_descriptors(memory: &GuestMemory) -> Result<(), OutOfBounds> {
+    memory.store(GDT, &native::DESCRIPTORS)?;
+    let task = 0x0000_8900_0000_0000 | TSS_LIMIT | (TSS << 16);
+    memory.store(GDT + TASK_DESCRIPTOR, &[task, 0])?;
+    for vector in 0..VECTORS {
+        let stub = STUBS + u64::from(vector) * STUB_SIZE;
+        memory.write(stub, &fault_stub(vector))?;
+        // A 64-bit interrupt gate, present, DPL 0: software interrupts are seen as protection faults.
+        let gate = (stub & 0xffff) | KERNEL_CODE << 16 | 0x8e00 << 32 | (stub >> 16) << 48;
+        memory.store(IDT + u64::from(vector) * 16, &gate)?;
+    }
+    memory.store(TSS + 4, &(FAULT_STACK + PAGE_SIZE))?;
+    memory.store(TSS + 102, &u16::try_from(IO_BITMAP).unwrap_or_default())?;
+    let mut bitmap = [0xff_u8; IO_BITMAP_LEN + 1];
+    for port in (PORT_BASE..PORT_BASE + HYPERCALLS + 3).chain(PORT_KICK..PORT_KICK + 4) {
+        bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
+    }
+    memory.write(TSS + IO_BITMAP, &bitmap)
+}
+
+/// Pushes a zero where the processor pushes no error code, then the vector; tells the monitor; goes back with what that
+/// has made of the frame.
+#[allow(clippy::cast_possible_truncation, reason = "the port is below 256")]
+fn fault_stub(vector: u8) -> [u8; STUB_SIZE as usize] {
+    let mut code = [0x90; STUB_SIZE as usize];
+    let tell_and_return = [0x6a, vector, 0xe6, FAULT_PORT as u8, 0x48, 0x83, 0xc4, 0x10, 0x48, 0xcf];
+    let has_error_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+    if has_error_code {
+        code[..10].copy_from_slice(&tell_and_return);
+    } else {
+        code[..2].copy_from_slice(&[0x6a, 0]);
+        code[2..12].copy_from_slice(&tell_and_return);
+    }
+    code
+}
+
+fn task_segment() -> kvm_segment {
+    kvm_segment {
+        base: TSS,
+        limit: u32::try_from(TSS_LIMIT).unwrap_or(u32::MAX),
+        selector: u16::try_from(TASK_DESCRIPTOR).unwrap_or_default(),
+        type_: native::TSS_AVAILABLE,
+        present: 1,
+        ..Default::default()
+    }
+}
+
+/// Long mode at CPL 3, as native guests have it but for what stock guests do not find: the extended vector registers,
+/// and alignment checks, which ring 0 has not.
+fn user_registers(sregs: &mut kvm_sregs, layout: &Layout) {
+    sregs.cr0 = 0x8001_0033;
+    sregs.cr3 = layout.tables().start;
+    sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10;
+    sregs.efer = 0xd00;
+    sregs.gdt.base = GDT;
+    sregs.gdt.limit = 0x3f;
+    sregs.idt.base = IDT;
+    sregs.idt.limit = u16::from(VECTORS) * 16 - 1;
+    sregs.ldt = kvm_segment::default();
+    native::user_segments(sregs);
+    sregs.tr = task_segment();
+}
+
+/// Long mode at ring 0, as Solo5's tender sets it up.
+fn stock_registers(sregs: &mut kvm_sregs) {
+    let flat = kvm_segment { limit: 0xffff_ffff, present: 1, s: 1, g: 1, ..Default::default() };
+    let data = kvm_segment { selector: 0x10, type_: 3, db: 1, ..flat };
+    sregs.cr0 = 0x8001_0021;
+    sregs.cr3 = STOCK_PML4;
+    sregs.cr4 = 0x620;
+    sregs.efer = 0x500;
+    sregs.gdt.base = GDT;
+    sregs.gdt.limit = 23;
+    sregs.idt.base = 0;
+    sregs.idt.limit = 0;
+    sregs.cs = kvm_segment { selector: 8, type_: 9, l: 1, ..flat };
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = kvm_segment { type_: 11, present: 1, ..Default::default() };
+    sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
+}
+
+// Where the tender has its page tables.
+const STOCK_PML4: u64 = 0x2000;
+const STOCK_POINTERS: u64 = 0x3000;
+const STOCK_DIRECTORIES: u64 = 0x4000;
+const STOCK_TABLE: u64 = 0x8000;
+
+/// The first GDT and the page tables of a guest at ring 0.
+fn write_stock_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), OutOfBounds> {
+    memory.store(GDT, &[0_u64, 0x00af_9900_0000_ffff, 0x00cf_9300_0000_ffff])?;
+    memory.store(STOCK_PML4, &(STOCK_POINTERS | 3))?;
+    for index in 0..4 {
+        memory.store(STOCK_POINTERS + index * 8, &((STOCK_DIRECTORIES + index * PAGE_SIZE) | 3))?;
+    }
+    memory.store(STOCK_DIRECTORIES, &(STOCK_TABLE | 3))?;
+    for index in 1..layout.end() / LARGE_PAGE {
+        memory.store(STOCK_DIRECTORIES + index * 8, &((index * LARGE_PAGE) | LARGE_WRITABLE))?;
+    }
+    for page in (LOW..LARGE_PAGE).step_by(4096) {
+        let bits = if page < GUEST_MIN { 1 } else { 3 };
+        memory.store(STOCK_TABLE + page / PAGE_SIZE * 8, &(page | bits))?;
+    }
+    Ok(())
+}
+
+const _: () = {
+    assert!(TSS + TSS_LIMIT < FAULT_STACK);
+    assert!(KVM_EXIT_IO == 2 && KVM_EXIT_FAIL_ENTRY == 9 && KVM_EXIT_INTERNAL_ERROR == 17);
+};
