@@ -88,7 +88,11 @@ fn hello(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     commands[2].stdin(Stdio::null());
     let [mut three, mut zero, mut process] = commands.each_mut().map(|command| {
         command.stdout(Stdio::null());
-        move || timed(|| Ok(ensure!(command.status()?.success(), "hello failed"))).map(|(time, ())| time)
+        move || {
+            let (time, status) = timed(|| command.status())?;
+            ensure!(status.success(), "hello failed");
+            Ok(time)
+        }
     });
     let [three, zero, process] = in_turn(Plan::singly(Duration::from_secs(10)), [&mut three, &mut zero, &mut process])?;
     let times = zero.over(&three);
