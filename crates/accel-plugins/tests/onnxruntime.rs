@@ -47,6 +47,20 @@ fn onnx_runtime_gives_the_demo_pictures_the_expected_classes() {
     }
 }
 
+/// Its telemetry, where it is on, keeps a file in the folder for temporary files.
+#[test]
+fn onnx_runtime_writes_nothing_down_of_what_it_is_used_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "onnx_runtime_gives_the_demo_pictures_the_expected_classes"])
+        .env("TMPDIR", folder.path())
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn onnx_runtime_reads_and_writes_tensors_where_they_are() {
     let Some(session) = onnxruntime() else { return };

@@ -127,7 +127,17 @@ fn version(path: &Path) -> Result<String, String> {
     Ok(version)
 }
 
+/// What keeps the library from writing down and sending what it is used for. Its own call for that comes too late: from
+/// 1.32 on, it begins with the environment.
+const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
 fn start(path: &Path, options: &OnnxRuntimeOptions) -> Result<(Environment, Selection), String> {
+    if std::env::var_os(NO_TELEMETRY).is_none() {
+        // SAFETY: it happens once in a process, when the library is opened, which programs do before they do anything else
+        // with accelerators. What reads or changes variables at that very moment without Rust's lock must be ruled out by
+        // the program, as the description of the plugin says.
+        unsafe { std::env::set_var(NO_TELEMETRY, "1") };
+    }
     let builder = ort::init_from(path).map_err(|error| error.to_string())?;
     let threads = options.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     // One pool for all models, so that many of them do not make many threads; and no thread that has nothing to do
