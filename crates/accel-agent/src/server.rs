@@ -327,7 +327,7 @@ impl Shared {
         lock(&self.connections).insert(id, Weak::new());
         let serve = move || {
             if let Err(error) = shared.serve(id, accepted) {
-                tracing::info!(connection = id, error = %chain(&*error), "A connection ended");
+                tracing::debug!(connection = id, error = %chain(&*error), "A connection ended");
             }
             lock(&shared.connections).remove(&id);
         };
