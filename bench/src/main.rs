@@ -78,7 +78,7 @@ struct CommandLine {
     /// Answer for one part of a suite, in this process
     #[arg(long, value_enum, hide = true)]
     probe: Option<Probe>,
-    /// The program that a probe starts for every request
+    /// The program that a probe starts for every request, or the folder that it serves in
     #[arg(long, value_name = "FILE", hide = true, requires = "probe")]
     echo: Option<PathBuf>,
 }
@@ -98,6 +98,7 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Rewind),
             Choice::One(Suite::Classify),
             Choice::One(Suite::AccelGuest),
+            Choice::One(Suite::AccelAgent),
             Choice::One(Suite::Http),
             Choice::One(Suite::Cold),
             Choice::One(Suite::Size),

@@ -3,6 +3,7 @@
 //! the seeds of [`seeds`] and with random changes of them. Nothing here runs in the platform.
 
 mod accel_arguments;
+mod agent_messages;
 mod cursor;
 mod deployment_words;
 mod elf_loader;
@@ -17,6 +18,7 @@ mod solo5_guest;
 mod touch;
 
 pub use accel_arguments::accel_arguments;
+pub use agent_messages::{agent_conversation, agent_messages};
 pub use deployment_words::deployment_words;
 pub use elf_loader::elf_loader;
 pub use http_messages::http_messages;

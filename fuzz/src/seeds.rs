@@ -33,6 +33,8 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "hypercall_arguments", run: crate::hypercall_arguments, inputs: calls() },
         Seeds { target: "request_encoding", run: crate::request_encoding, inputs: messages() },
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
+        Seeds { target: "agent_messages", run: crate::agent_messages, inputs: agent_words(false) },
+        Seeds { target: "agent_conversation", run: crate::agent_conversation, inputs: agent_words(true) },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
@@ -364,6 +366,45 @@ fn operations() -> Vec<Vec<u8>> {
     let said = || given(access::OUT, dtype::STRING, &[], &[0; 32]);
     seeds.extend(says.iter().map(|&operation| of(operation, &[classify(), picture(), said()])));
     seeds
+}
+
+/// Messages as frames of a conversation, or each behind its kind.
+fn agent_words(framed: bool) -> Vec<Vec<u8>> {
+    use kernlet_accel_agent::wire::{
+        ArgBody, ArgResult, Call, CallBody, FileEntry, Head, Message, Registration, VERSION, kind,
+    };
+    let put = |kind: u16, body: &[u8], bulk: &[u8]| {
+        let head = Head::new(kind, 2, body.len());
+        let head = if framed { head.as_bytes().to_vec() } else { vec![u8::try_from(kind).unwrap_or(u8::MAX)] };
+        [&head[..], body, if framed { bulk } else { &[] }].concat()
+    };
+    let say = |message: &Message| put(message.kind(), &message.body(), &[]);
+    let files = vec![FileEntry { name: "model".to_owned(), len: 5 }];
+    let digest = kernlet_accel_agent::digest([("model", &b"model"[..])]);
+    let register = Registration { session: 1, kind: 2, digest, name: "model".to_owned(), files };
+    let data = put(kind::DATA, b"model", &[]);
+    let arg = |access: u32, len: u64| ArgBody {
+        len: len.into(),
+        access: access.into(),
+        result: ArgResult::new(0, dtype::I32, &[]),
+        ..ArgBody::default()
+    };
+    let call = |operation: u32, args: Vec<ArgBody>| {
+        let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
+        let (session, time_left) = (1.into(), u64::MAX.into());
+        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), reserved: 0.into() };
+        put(kind::CALL, &Call { head, args }.body(), &[7; 8])
+    };
+    vec![
+        say(&Message::Hello { oldest: VERSION, newest: VERSION, features: 0, memory: 0, name: "seed".to_owned() }),
+        say(&Message::List),
+        say(&Message::Close { session: 1 }),
+        [say(&Message::Register(register)), data, say(&Message::Unregister { session: 1, resource: 1 })].concat(),
+        [call(operation::NOOP, Vec::new()), say(&Message::Goodbye)].concat(),
+        call(operation::FPGA_ARRAY_COPY, vec![arg(access::IN, 8), arg(access::OUT, 8)]),
+        say(&Message::Cancel { call: 2 }),
+        say(&Message::Profile),
+    ]
 }
 
 fn words() -> Vec<Vec<u8>> {

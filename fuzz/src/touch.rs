@@ -19,7 +19,7 @@ pub(crate) fn session() -> Arc<Session> {
 }
 
 #[derive(Debug)]
-struct Touch;
+pub(crate) struct Touch;
 
 impl Plugin for Touch {
     fn name(&self) -> &'static str {

@@ -111,7 +111,7 @@ fn noop(workshop: &Workshop) -> anyhow::Result<Row> {
 
 /// A plugin that does nothing with matrices, so that what is left is the way to it.
 #[derive(Debug)]
-struct Sink;
+pub(super) struct Sink;
 
 impl Plugin for Sink {
     fn name(&self) -> &'static str {

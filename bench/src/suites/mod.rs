@@ -1,6 +1,7 @@
 //! The suites, each a file: what is measured, against what, and what is wanted of it.
 //! Called by `main`, which prints what they give.
 
+mod accel_agent;
 mod accel_guest;
 mod classify;
 mod cold;
@@ -42,6 +43,8 @@ pub(crate) enum Suite {
     Classify,
     /// Accelerator operations from a guest, over the same plugins called natively
     AccelGuest,
+    /// Accelerator operations at an agent in another process: the way there and back
+    AccelAgent,
     /// Small requests under load, over plain hyper servers
     Http,
     /// The first request after a deployment
@@ -77,6 +80,14 @@ impl Suite {
                 "accel.sgemm_overhead_percent",
                 "accel.guests_16_vs_1",
             ],
+            Self::AccelAgent => &[
+                "accel.noop_inprocess_ns",
+                "accel.noop_unix_us",
+                "accel.noop_tcp_us",
+                "accel.payload_unix_bytes_copied",
+                "accel.payload_tcp_bytes_copied",
+                "accel.classify_agent_overhead_percent",
+            ],
             Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
             Self::Cold => &["cold.first_request_ms", "cold.vs_floor_create", "cold.runc_times", "cold.ctr_times"],
             Self::Size => &["size.echo_image_bytes", "size.echo_machine_kib"],
@@ -102,6 +113,7 @@ impl Suite {
             Self::Rewind => rewind::run(workshop),
             Self::Classify => classify::run(workshop),
             Self::AccelGuest => accel_guest::run(workshop),
+            Self::AccelAgent => accel_agent::run(workshop),
             Self::Http => http::run(workshop),
             Self::Cold => Ok([cold::run(workshop)?, first_machine::run(workshop)?].concat()),
             Self::Size => size::run(workshop),
@@ -126,6 +138,8 @@ pub(crate) enum Probe {
     HyperEcho,
     /// A hyper server that starts `--echo` for every request; serves until its standard input ends.
     HyperFork,
+    /// An agent with its sockets in the folder `--echo`; serves until its standard input ends.
+    AccelAgent,
 }
 
 impl Probe {
@@ -135,6 +149,10 @@ impl Probe {
             Self::IdleMachines => size::idle_machines(workshop),
             Self::FirstClassification => cold::first_classification(),
             Self::HyperEcho => peer::echo().map(|()| serde_json::Value::Null),
+            Self::AccelAgent => {
+                let folder = echo.context("there is no folder for the agent's sockets")?;
+                accel_agent::serve(&folder).map(|()| serde_json::Value::Null)
+            }
             Self::HyperFork => {
                 let program = echo.context("there is no program to start for a request")?;
                 peer::fork(program).map(|()| serde_json::Value::Null)

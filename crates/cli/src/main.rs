@@ -48,6 +48,8 @@ Environment:
   OPENFAAS_URL       the gateway to talk to, as --gateway
   OPENFAAS_USER, OPENFAAS_PASSWORD
                      the gateway's credentials, when they are not the ones in <home>/auth
+  KERNLET_ACCEL_AGENT
+                     address of the accelerator agent to use, as --accel-agent and --agent
   KERNLET_LOG        what the platform reports on stderr, e.g. `debug` or `kernlet_gateway=trace`
   KERNLET_MAX_INFLIGHT
                      invocations at the same time, as --max-inflight of `kernlet up`

@@ -53,6 +53,7 @@ use std::{
     time::Duration,
 };
 
+use kernlet_accel::Plugin;
 use kernlet_image::{FunctionSpec, GoDuration};
 use kernlet_jail::{Jail, Limits, Machines, Mode, Report, memory};
 use kernlet_monitor::{Backend, Level};
@@ -92,6 +93,29 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// # Errors
 /// The function cannot be served; the reason is also the log's last line.
 pub fn run(spec: &FunctionSpec, listen: &Listen, backend: Backend, jail: Mode) -> Result<(), WatchdogError> {
+    run_with(spec, listen, backend, jail, Offload::default())
+}
+
+/// Where a function's operations go besides the plugins of this process.
+#[derive(Debug, Default)]
+pub struct Offload {
+    /// Plugins, which have opened all they need.
+    pub plugins: Vec<Arc<dyn Plugin>>,
+    /// The longest memory file that they make, in bytes, besides resources.
+    pub file_size: u64,
+}
+
+/// The same, with further plugins, such as one that has a connection to an agent.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    spec: &FunctionSpec,
+    listen: &Listen,
+    backend: Backend,
+    jail: Mode,
+    offload: Offload,
+) -> Result<(), WatchdogError> {
     if *listen == Listen::Stdin {
         die_with_parent()?;
     }
@@ -103,7 +127,7 @@ pub fn run(spec: &FunctionSpec, listen: &Listen, backend: Backend, jail: Mode) -
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE) {
         log.watchdog("", Level::Warn, &format!("the system may end others first when memory runs out: {error}"));
     }
-    let prepared = Prepared::open(spec, listen, backend, jail, &log);
+    let prepared = Prepared::open(spec, listen, backend, jail, offload, &log);
     log.write_to(File::from(stdout)).map_err(system("start the log's thread"))?;
     let served = prepared.and_then(|prepared| prepared.serve(spec, listen, &log));
     if let Err(error) = &served {
@@ -124,6 +148,17 @@ fn die_with_parent() -> Result<(), WatchdogError> {
 /// The longest file that a watchdog may have is its machines' memory, a memory file; this much may be added to it.
 const FILE_MARGIN: u64 = 16 * 1024 * 1024;
 
+/// That of a function whose operations go elsewhere may be what is shared with an agent, or a resource on its way there.
+fn longest_memory_file(spec: &FunctionSpec, offload: &Offload) -> u64 {
+    let memory = spec.config.memory.bytes();
+    if offload.plugins.is_empty() {
+        return memory;
+    }
+    let size = |path| fs::metadata(path).map_or(0, |file| file.len());
+    let resource = spec.resources.iter().map(|(_, path)| size(path)).max().unwrap_or(0);
+    memory.max(offload.file_size).max(resource)
+}
+
 /// A watchdog that has opened all it needs and is in its jail, with one thread still.
 struct Prepared {
     opened: Opened,
@@ -140,9 +175,11 @@ impl Prepared {
         listen: &Listen,
         backend: Backend,
         mode: Mode,
+        offload: Offload,
         log: &Log,
     ) -> Result<Self, WatchdogError> {
-        let opened = Opened::open(spec, backend, log)?;
+        let memory_file = longest_memory_file(spec, &offload);
+        let opened = Opened::open(spec, backend, offload.plugins, log)?;
         let bound = listen.bind()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -153,7 +190,7 @@ impl Prepared {
             let terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
             (terminate, signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?)
         };
-        let file_size = spec.config.memory.bytes().saturating_add(FILE_MARGIN);
+        let file_size = memory_file.saturating_add(FILE_MARGIN);
         let machines = match opened.backend() {
             Backend::Process => Machines::Processes,
             Backend::Kvm | Backend::Auto => Machines::Kvm,

@@ -1,6 +1,7 @@
 //! The subcommands, one file each, and what several of them share on the command line.
 //! Called by `main` with the parsed command line. It never holds logic of its own beyond choosing the file.
 
+mod accel;
 mod build;
 mod completions;
 mod demo;
@@ -20,11 +21,14 @@ mod up;
 mod watchdog;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum as _};
+use kernlet_accel_agent::{Address, Options, Preference, Remote};
 use kernlet_jail::Mode;
 use kernlet_monitor::Backend;
 use kernlet_monitor::solo5::Target;
+use kernlet_watchdog::Offload;
 
 use crate::Context;
 use crate::credentials::{Credentials, LoginArgs};
@@ -46,6 +50,7 @@ pub(crate) enum Command {
     Logs(logs::Args),
     Scale(scale::Args),
     Remove(remove::Args),
+    Accel(accel::Args),
     Doctor(doctor::Args),
     #[command(name = "solo5-hvt")]
     Solo5Hvt(solo5::Args),
@@ -60,6 +65,7 @@ impl Command {
     /// Runs the subcommand; a code other than 0 means that the reason is already on stderr.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Accel(args) => return accel::run(args, context),
             Self::Doctor(args) => return doctor::run(&args, context),
             Self::Invoke(args) => return invoke::run(args, context),
             Self::Run(args) => return run::run(&args, context),
@@ -119,6 +125,55 @@ pub(crate) struct BackendArgs {
         hide_env_values = true
     )]
     pub(crate) chosen: Backend,
+}
+
+/// How the subcommands that run functions are told where operations of accelerators go.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct OffloadArgs {
+    /// Send functions' accelerator operations to an agent at this address, such as unix:///run/kernlet/accel.sock
+    #[arg(long = "accel-agent", env = "KERNLET_ACCEL_AGENT", value_name = "ADDRESS", hide_env_values = true)]
+    agent: Option<Address>,
+    /// Which of them: all that the agent has, or those that are missing here
+    #[arg(long = "accel-agent-for", value_name = "WHICH", value_enum, default_value_t = OffloadFor::All)]
+    which: OffloadFor,
+}
+
+/// Which operations go to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OffloadFor {
+    /// All that it has
+    All,
+    /// Those that no plugin here has
+    Missing,
+}
+
+impl OffloadArgs {
+    /// The plugin that is connected to the agent, if one is named. Starts no thread.
+    fn plugins(&self) -> anyhow::Result<Offload> {
+        let Some(address) = &self.agent else { return Ok(Offload::default()) };
+        let preference = match self.which {
+            OffloadFor::All => Preference::Always,
+            OffloadFor::Missing => Preference::Missing,
+        };
+        let on_thread = || kernlet_jail::confine(kernlet_jail::Role::Agent);
+        // Inside the jail nothing can be connected to: the agent's supervisor hands over what is needed.
+        let options = Options { on_thread: Some(on_thread), lifeline: true, ..Options::default() };
+        let file_size = options.memory as u64;
+        let remote = Remote::connect(address.clone(), options, preference)?;
+        Ok(Offload { plugins: vec![Arc::new(remote)], file_size })
+    }
+
+    /// The same with another agent.
+    fn at(&self, address: &Address) -> Self {
+        Self { agent: Some(address.clone()), ..self.clone() }
+    }
+
+    /// The same options, for a watchdog.
+    fn to_options(&self) -> Vec<String> {
+        let Some(address) = &self.agent else { return Vec::new() };
+        let which = self.which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        vec!["--accel-agent".to_owned(), address.to_string(), "--accel-agent-for".to_owned(), which]
+    }
 }
 
 /// The gateway named on the command line, and what to log in with.

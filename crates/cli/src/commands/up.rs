@@ -10,6 +10,7 @@ use kernlet_jail::Mode;
 use kernlet_monitor::{Backend, Hypervisor};
 use tracing_subscriber::filter::LevelFilter;
 
+use super::accel;
 use crate::client::GatewayUrl;
 use crate::home::Home;
 use crate::signals::StopSignals;
@@ -39,6 +40,11 @@ pub(crate) struct Args {
     jail: super::JailArgs,
     #[command(flatten)]
     backend: super::BackendArgs,
+    #[command(flatten)]
+    offload: super::OffloadArgs,
+    /// Run an accelerator agent as well, at <home>/accel.sock, and send functions' operations there
+    #[arg(long, env = "KERNLET_WITH_ACCEL_AGENT", hide_env_values = true, conflicts_with = "agent")]
+    with_accel_agent: bool,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
@@ -48,11 +54,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let mut signals = StopSignals::new()?;
         let (backend, jail) = (args.backend.chosen, args.jail.mode);
-        let gateway = start_gateway(&home, args.listen, args.max_inflight, backend, jail).await?;
+        let agent = if args.with_accel_agent { Some(accel::agent::start(&home)?) } else { None };
+        let offload = agent.as_ref().map_or_else(|| args.offload.clone(), |(address, _)| args.offload.at(address));
+        let options = offload.to_options();
+        let gateway = start_gateway(&home, args.listen, args.max_inflight, backend, jail, options).await?;
         output::line(&banner(gateway.address(), &home, &machines, context))?;
         signals.next().await;
         output::note("stopping; once more stops at once");
         stop(gateway, &mut signals).await;
+        drop(agent);
         Ok(())
     })
 }
@@ -95,10 +105,11 @@ pub(super) async fn start_gateway(
     max_inflight: Option<NonZero<usize>>,
     backend: Backend,
     jail: Mode,
+    further: Vec<String>,
 ) -> anyhow::Result<Gateway> {
     let program =
         std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
-    let options = vec!["--backend".to_owned(), backend.to_string()];
+    let options = [vec!["--backend".to_owned(), backend.to_string()], further].concat();
     let config = Config { home: home.path().to_path_buf(), listen, program, options, max_inflight, jail };
     Gateway::start(config).await.context("cannot start the gateway")
 }

@@ -24,6 +24,8 @@ pub(crate) struct Args {
     jail: super::JailArgs,
     #[command(flatten)]
     backend: super::BackendArgs,
+    #[command(flatten)]
+    offload: super::OffloadArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -32,7 +34,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read the function's description {}", args.spec.display()))?;
     let spec: FunctionSpec = serde_json::from_slice(&text)
         .with_context(|| format!("{} does not describe a function", args.spec.display()))?;
-    match kernlet_watchdog::run(&spec, &args.listen, args.backend.chosen, args.jail.mode) {
+    let offload = args.offload.plugins()?;
+    match kernlet_watchdog::run_with(&spec, &args.listen, args.backend.chosen, args.jail.mode, offload) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WatchdogError::System { .. }) => Err(error.into()),
         // It is the log's last line, where whoever started this process reads it.

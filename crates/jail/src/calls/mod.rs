@@ -71,12 +71,22 @@ pub enum Role {
     Deadlines,
     /// Writes the log.
     Log,
+    /// Hears an accelerator agent.
+    Agent,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Connection, Self::Machine, Self::Tracer, Self::Loader, Self::Keeper, Self::Deadlines, Self::Log];
+    pub const ALL: [Self; 8] = [
+        Self::Connection,
+        Self::Machine,
+        Self::Tracer,
+        Self::Loader,
+        Self::Keeper,
+        Self::Deadlines,
+        Self::Log,
+        Self::Agent,
+    ];
 
     /// The role's name, and that of its list in the data.
     #[must_use]
@@ -89,6 +99,7 @@ impl Role {
             Self::Keeper => "keeper",
             Self::Deadlines => "deadlines",
             Self::Log => "log",
+            Self::Agent => "agent",
         }
     }
 
