@@ -4,7 +4,7 @@
 use kernlet_abi::hypercall::status;
 use kernlet_accel::AccelError;
 use pyo3::{
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyConnectionError, PyTypeError, PyValueError},
     prelude::*,
     sync::PyOnceLock,
 };
@@ -30,6 +30,17 @@ fn of_status(py: Python<'_>, status: i32, message: &str) -> PyErr {
 /// An argument of the right type cannot be used.
 pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
     PyValueError::new_err(message.into())
+}
+
+/// An agent that is configured cannot be used.
+pub(crate) fn no_agent(address: &str, error: &dyn std::error::Error) -> PyErr {
+    let mut message = format!("the agent at {address} cannot be used: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    PyConnectionError::new_err(message)
 }
 
 /// An argument has the wrong type.

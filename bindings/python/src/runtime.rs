@@ -4,8 +4,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use kernlet_accel::{Config, Operation, Runtime};
+use kernlet_accel_agent::Remote;
 
 use crate::error;
+
+/// The plugin that sends operations to an agent.
+const REMOTE: &str = "remote";
 
 /// Plugins, and what else there could be.
 #[derive(Debug)]
@@ -54,7 +58,16 @@ impl Plugins {
 }
 
 fn load(config: &Config) -> pyo3::PyResult<Plugins> {
-    let loaded = kernlet_accel_plugins::load(config);
+    let mut loaded = kernlet_accel_plugins::load(config);
+    // An agent that is configured is meant, unless plugins are named and it is not among them.
+    if let Some(address) = &config.agent
+        && (config.plugins.is_empty() || config.plugins.iter().any(|name| name == REMOTE))
+    {
+        let remote = Remote::from_config(config, None).map_err(|error| error::no_agent(address, &error))?;
+        if let Some(remote) = remote {
+            loaded.with(Arc::new(remote), format!("an agent at {address}"));
+        }
+    }
     if let Some(unknown) = loaded.unknown.first() {
         let known: Vec<_> = loaded.found.iter().map(|found| found.plugin).collect();
         return Err(error::bad_value(format!("there is no plugin {unknown:?}; there are {}", known.join(", "))));

@@ -8,6 +8,7 @@ use std::{
 };
 
 use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime};
+use kernlet_accel_agent::Remote;
 use kernlet_accel_plugins::{CATALOGUE, Entry};
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
     registry::Place,
     types::{self, PLUGIN_REMOTE},
 };
+
+/// The plugin that sends operations to an agent.
+const REMOTE: &str = "remote";
 
 /// The plugins of the process.
 struct Plugins {
@@ -124,8 +128,11 @@ pub(crate) fn start(names: Option<&str>) -> Result {
     };
     let mut plugins = Plugins { named: Vec::new(), default, absent, runtime: Runtime::new(Vec::new()), config };
     plugins.make_runtime();
+    let has_agent = plugins.config.agent.is_some();
     *write() = Some(plugins);
-    load_all(&names)
+    load_all(&names)?;
+    // An agent that is configured is meant, unless plugins are named and it is not among them.
+    if has_agent && names.is_empty() { load(REMOTE) } else { Ok(()) }
 }
 
 /// A variable that configures Kernlet's own plugins: not one of those that the C configuration has, and reads in a
@@ -233,9 +240,25 @@ impl Drop for Loading {
     }
 }
 
-/// Kernlet's own plugin of this name.
+/// Kernlet's own plugin of this name; vAccel calls the one that sends operations elsewhere `rpc`.
 fn find(name: &str) -> Option<&'static Entry> {
+    let name = if name == "rpc" { REMOTE } else { name };
     CATALOGUE.iter().find(|entry| entry.name == name)
+}
+
+/// The plugin that sends operations to the agent which is configured.
+fn connect(config: &Config) -> Result<Arc<dyn Plugin>> {
+    match Remote::from_config(config, None) {
+        Ok(Some(remote)) => Ok(Arc::new(remote)),
+        Ok(None) => {
+            error!("plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS to its address");
+            Err(ENODEV)
+        }
+        Err(error) => {
+            error!("plugin {REMOTE} cannot be loaded: {}", chain(&error));
+            Err(ENODEV)
+        }
+    }
 }
 
 fn add_built_in(entry: &Entry) -> Result {
@@ -247,19 +270,24 @@ fn add_built_in(entry: &Entry) -> Result {
         }
         Config { plugins: vec![entry.name.to_owned()], ..plugins.config.clone() }
     };
-    // It may look for libraries and devices, so nobody waits for it.
-    let found = kernlet_accel_plugins::load(&config);
-    let Some(plugin) = found.plugins.into_iter().find(|plugin| plugin.name() == entry.name) else {
-        let why = found.found.into_iter().find(|found| found.plugin == entry.name).and_then(|found| found.what.err());
-        error!("plugin {} cannot be loaded: {}", entry.name, why.unwrap_or_default());
-        return Err(ENODEV);
-    };
+    // It may look for libraries, devices and agents, so nobody waits for it.
+    let plugin = if entry.name == REMOTE { connect(&config)? } else { make(entry, &config)? };
     info!("loaded plugin {}", entry.name);
     if let Some(plugins) = &mut *write() {
         plugins.named.push(Named::BuiltIn(plugin));
         plugins.make_runtime();
     }
     Ok(())
+}
+
+fn make(entry: &Entry, config: &Config) -> Result<Arc<dyn Plugin>> {
+    let mut found = kernlet_accel_plugins::load(config);
+    if let Some(index) = found.plugins.iter().position(|plugin| plugin.name() == entry.name) {
+        return Ok(found.plugins.swap_remove(index));
+    }
+    let why = found.found.into_iter().find(|found| found.plugin == entry.name).and_then(|found| found.what.err());
+    error!("plugin {} cannot be loaded: {}", entry.name, why.unwrap_or_default());
+    Err(ENODEV)
 }
 
 impl Plugins {

@@ -136,7 +136,10 @@ fn start(path: &Path, options: &OnnxRuntimeOptions) -> Result<(Environment, Sele
         // SAFETY: it happens once in a process, when the library is opened, which programs do before they do anything else
         // with accelerators. What reads or changes variables at that very moment without Rust's lock must be ruled out by
         // the program, as the description of the plugin says.
-        unsafe { std::env::set_var(NO_TELEMETRY, "1") };
+        #[allow(clippy::disallowed_methods, reason = "the library reads it there and nowhere else")]
+        unsafe {
+            std::env::set_var(NO_TELEMETRY, "1");
+        };
     }
     let builder = ort::init_from(path).map_err(|error| error.to_string())?;
     let threads = options.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
