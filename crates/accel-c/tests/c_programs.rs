@@ -6,11 +6,14 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
+use kernlet_accel_agent::{Agent, Limits, Listener};
+use kernlet_accel_plugins::Noop;
 use tempfile::TempDir;
 
 /// What most tests start with: no library of the host's is opened, so that what is found is ours.
@@ -154,6 +157,25 @@ fn every_c_test_passes() {
         let program = INSTALLED.compile(name, "plain", &[]);
         INSTALLED.run(Command::new(program).env("ALL_PLUGINS", "1"), variables)
     });
+}
+
+#[test]
+fn a_c_program_uses_an_agent_by_configuration_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("agent.sock");
+    let agent = Agent::start(vec![Arc::new(Noop::dummy())], Limits::default(), Box::new(|_| {})).unwrap();
+    agent.listen(Listener::Unix(UnixListener::bind(&path).unwrap())).unwrap();
+    let address = format!("unix://{}", path.display());
+    let program = INSTALLED.compile("dummies", "agent", &[]);
+    let run = || {
+        let variables = [("TEST_PLUGINS", "libvaccel-rpc.so"), ("VACCEL_RPC_ADDRESS", address.as_str())];
+        INSTALLED.run(&mut Command::new(&program), &variables)
+    };
+    let output = run();
+    assert!(output.status.success(), "{}\n{}", output.status, said(&output));
+    drop(agent);
+    let output = run();
+    assert!(!output.status.success() && said(&output).contains("plugin remote cannot be loaded"), "{}", said(&output));
 }
 
 #[test]
