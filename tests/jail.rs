@@ -275,7 +275,7 @@ fn no_thread_of_a_watchdog_whose_machines_are_processes_gets_anything_either() {
     take_over_every_thread(&platform, &roles, &["kernlet", "processes", "guest"]);
     let logged = stdout(&succeeded(platform.run(["logs", "echo"])));
     assert!(logged.contains("backend process") && logged.contains("jailed by: "), "{logged}");
-    assert!(logged.contains("seccomp (7 roles)") && !logged.contains("jailed, but"), "{logged}");
+    assert!(logged.contains("seccomp (8 roles)") && !logged.contains("jailed, but"), "{logged}");
 }
 
 /// Tries every attack on every thread of a watchdog, which has to have threads of these names. `makers` may make processes.

@@ -161,7 +161,7 @@ fn make(name: &str, config: &Config) -> Result<(Arc<dyn Plugin>, String), String
             let what = plugin.found();
             (Arc::new(plugin), what)
         }
-        REMOTE => return Err("it is a transport of its own, and nobody added it".to_owned()),
+        REMOTE => return Err("no agent is named; set KERNLET_ACCEL_AGENT to its address".to_owned()),
         other => return Err(format!("there is no plugin {other}")),
     })
 }
