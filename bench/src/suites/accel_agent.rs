@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,6 +42,7 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     rows.push(payloads("accel.payload_unix_bytes_copied", Target::AtMost(0.0), &unix)?);
     rows.push(payloads("accel.payload_tcp_bytes_copied", Target::None, &tcp)?);
     rows.push(classify(&unix)?);
+    rows.push(fairness(&agent)?);
     Ok(rows)
 }
 
@@ -165,28 +167,90 @@ fn payload(session: &RemoteSession, matrix: &[u8]) -> anyhow::Result<u64> {
     Ok(session.run(operation::BLAS_SGEMM, &mut args, None)?.bytes_copied)
 }
 
+/// A session that has the demo's model and labels.
+struct Classifier {
+    session: RemoteSession,
+    params: ClassifyParams,
+}
+
+impl Classifier {
+    fn open(connection: &Connection) -> anyhow::Result<Self> {
+        let session = connection.session(None)?;
+        let register = |name: &str, file: &str| -> anyhow::Result<u32> {
+            Ok(session.register(name, &Resource::from_file(model_file(file))?)?)
+        };
+        let model = register("model", "mobilenet_v2_fp16w.onnx")?;
+        let params = ClassifyParams { model, labels: register("labels", "imagenet_classes.txt")? };
+        Ok(Self { session, params })
+    }
+
+    fn classify(&self, picture: &[u8]) -> anyhow::Result<Duration> {
+        let mut ranking = [(); 5].map(|()| Classification::new_zeroed());
+        let mut args = [
+            Arg::bytes(Data::In(self.params.as_bytes())),
+            Arg::bytes(Data::In(picture)),
+            Arg::bytes(Data::Out(ranking.as_mut_bytes())),
+        ];
+        let (time, _) = timed(|| self.session.run(operation::IMAGE_CLASSIFY, &mut args, None))?;
+        ensure!(ranking[0].probability > 0.0, "the agent gave no class");
+        Ok(time)
+    }
+}
+
+/// How long a heavy and a light client work beside each other.
+const TOGETHER: Duration = Duration::from_secs(6);
+
+/// Calls of the heavy client at a time; the light one has one.
+const HEAVY: usize = 16;
+
+/// Pictures that one client has classified in a second, with so many calls at a time.
+fn rate(connection: &Connection, calls: usize, picture: &[u8]) -> anyhow::Result<f64> {
+    let classifiers = (0..calls).map(|_| Classifier::open(connection)).collect::<Result<Vec<_>, _>>()?;
+    let begun = Instant::now();
+    let work = |classifier: Classifier| {
+        let mut done = 0_u32;
+        while begun.elapsed() < TOGETHER {
+            classifier.classify(picture)?;
+            done += 1;
+        }
+        anyhow::Ok(done)
+    };
+    let done: u32 = thread::scope(|scope| {
+        let threads: Vec<_> = classifiers.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, anyhow::Result<u32>>| {
+            thread.join().map_err(|_| anyhow::anyhow!("a client's thread panicked"))?
+        };
+        threads.into_iter().map(join).sum::<anyhow::Result<u32>>()
+    })?;
+    Ok(f64::from(done) / begun.elapsed().as_secs_f64())
+}
+
+/// A client with many calls at a time beside one with a single one: Jain's index of what each gets, 1 where both get the same
+/// and 0.5 where one gets everything.
+fn fairness(agent: &Process) -> anyhow::Result<Row> {
+    let picture = picture()?;
+    let (heavy, light) = (agent.connect("unix")?, agent.connect("unix")?);
+    let alone = rate(&light, 1, &picture)?;
+    let (heavy, light) = thread::scope(|scope| {
+        let heavy = scope.spawn(|| rate(&heavy, HEAVY, &picture));
+        let light = rate(&light, 1, &picture)?;
+        let heavy = heavy.join().map_err(|_| anyhow::anyhow!("the heavy client panicked"))??;
+        anyhow::Ok((heavy, light))
+    })?;
+    let index = (heavy + light).powi(2) / (2.0 * (heavy.powi(2) + light.powi(2)));
+    Ok(Row::new("accel.fairness_index", index, "", Target::None)
+        .number("light_per_second_alone", alone)
+        .number("light_per_second", light)
+        .number("heavy_per_second", heavy))
+}
+
 fn classify(connection: &Connection) -> anyhow::Result<Row> {
     let picture = picture()?;
     let direct = native::Native::load()?;
-    let session = connection.session(None)?;
-    let register = |name: &str, file: &str| -> anyhow::Result<u32> {
-        Ok(session.register(name, &Resource::from_file(model_file(file))?)?)
-    };
-    let model = register("model", "mobilenet_v2_fp16w.onnx")?;
-    let params = ClassifyParams { model, labels: register("labels", "imagenet_classes.txt")? };
+    let classifier = Classifier::open(connection)?;
     let mut file = connection.allocate(picture.len()).context("there is no room for the picture")?;
     file.copy_from_slice(&picture);
-    let mut through = || {
-        let mut ranking = [(); 5].map(|()| Classification::new_zeroed());
-        let mut args = [
-            Arg::bytes(Data::In(params.as_bytes())),
-            Arg::bytes(Data::In(&file)),
-            Arg::bytes(Data::Out(ranking.as_mut_bytes())),
-        ];
-        let (time, _) = timed(|| session.run(operation::IMAGE_CLASSIFY, &mut args, None))?;
-        ensure!(ranking[0].probability > 0.0, "the agent gave no class");
-        Ok(time)
-    };
+    let mut through = || classifier.classify(&file);
     let mut directly = || direct.classify(&picture);
     let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(20)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;

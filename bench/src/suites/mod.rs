@@ -87,6 +87,7 @@ impl Suite {
                 "accel.payload_unix_bytes_copied",
                 "accel.payload_tcp_bytes_copied",
                 "accel.classify_agent_overhead_percent",
+                "accel.fairness_index",
             ],
             Self::Http => &["http.c1_vs_hyper", "http.c16_vs_hyper", "http.c16_vs_fork"],
             Self::Cold => &["cold.first_request_ms", "cold.vs_floor_create", "cold.runc_times", "cold.ctr_times"],
