@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     num::NonZeroU32,
     sync::{
-        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -75,7 +75,8 @@ pub struct Report {
 pub struct Session {
     runtime: Runtime,
     quota: Quota,
-    hint: RwLock<Hint>,
+    /// Shared with the operations that run, so that none of them keeps another from being set.
+    hint: RwLock<Arc<Hint>>,
     resources: RwLock<Table>,
     running: AtomicUsize,
     profile: Profile,
@@ -126,7 +127,7 @@ impl Session {
 
     /// Says which plugins it would like best from now on.
     pub fn prefer(&self, hint: Hint) {
-        *self.hint.write().unwrap_or_else(PoisonError::into_inner) = hint;
+        *self.hint.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hint);
     }
 
     /// Adds a resource under a name of its own.
@@ -244,7 +245,7 @@ impl Session {
             _ => (),
         }
         // Nobody is told what is wrong with the arguments of an operation that is not there.
-        self.runtime.expect(operation, &self.hint.read().unwrap_or_else(PoisonError::into_inner))?;
+        self.runtime.expect(operation, &self.hint())?;
         self.perform(decode::decode(operation, args, |id| self.resource(id))?, deadline)
     }
 
@@ -260,7 +261,7 @@ impl Session {
         if deadline.has_passed() {
             return Err(AccelError::DeadlinePassed { operation });
         }
-        let hint = self.hint.read().unwrap_or_else(PoisonError::into_inner);
+        let hint = self.hint();
         if !self.profile.is_enabled() {
             return self.runtime.perform(task, &hint, deadline);
         }
@@ -325,6 +326,10 @@ impl Session {
         };
         text.fill(&line).map_err(|error| AccelError::bad_arg(OPERATION, 1, "text", error))?;
         Ok(report)
+    }
+
+    fn hint(&self) -> Arc<Hint> {
+        Arc::clone(&self.hint.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes one of the places for operations.
