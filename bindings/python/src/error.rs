@@ -2,7 +2,7 @@
 //! Called wherever an operation or a resource fails. The classes are the package's own, in `errors.py`.
 
 use kernlet_abi::hypercall::status;
-use kernlet_accel::AccelError;
+use kernlet_accel::{AccelError, chain};
 use pyo3::{
     exceptions::{PyConnectionError, PyTypeError, PyValueError},
     prelude::*,
@@ -34,13 +34,7 @@ pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
 
 /// An agent that is configured cannot be used.
 pub(crate) fn no_agent(address: &str, error: &dyn std::error::Error) -> PyErr {
-    let mut message = format!("the agent at {address} cannot be used: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    PyConnectionError::new_err(message)
+    PyConnectionError::new_err(format!("the agent at {address} cannot be used: {}", chain(error)))
 }
 
 /// An argument has the wrong type.

@@ -23,7 +23,7 @@ use std::{
 };
 
 use kernlet_abi::{accel::operation, hypercall::status};
-use kernlet_accel::{AccelError, Hint, Quota, RESOURCE_MAX, Resource, ResourceFile, ResourceKind, Session};
+use kernlet_accel::{AccelError, Hint, Quota, RESOURCE_MAX, Resource, ResourceFile, ResourceKind, Session, chain};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     fs::fcntl_get_seals,
@@ -37,7 +37,7 @@ use crate::{
     link::{Inbox, Link, is_readable, lock},
     memory::{AdoptError, SharedMemory},
     ring::{self, MEMORY_MIN, Ring},
-    server::{Cached, HANDSHAKE, Shared, chain},
+    server::{Cached, HANDSHAKE, Shared},
     wire::{
         Call, CallBody, Grants, Head, MESSAGE_MAX, Message, Registration, Reply, ReplyBody, VERSION, WireError,
         feature, kind,

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use kernlet_accel::{Plugin, Quota, Resource, Runtime};
+use kernlet_accel::{Plugin, Quota, Resource, Runtime, chain};
 use rustix::net::{Shutdown, shutdown, sockopt};
 
 use crate::{
@@ -384,17 +384,6 @@ impl Shared {
         };
         self.runtime.plugins().iter().flat_map(of).collect()
     }
-}
-
-/// An error and its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Resources that somebody has, by who brought them and what they hold, so that a second registration by the same

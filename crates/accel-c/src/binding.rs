@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime};
+use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime, chain};
 use kernlet_accel_agent::Remote;
 use kernlet_accel_plugins::{CATALOGUE, Entry};
 
@@ -153,11 +153,6 @@ fn variable(name: &str) -> Option<String> {
         return None;
     }
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
 }
 
 /// Unloads every plugin.

@@ -4,7 +4,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use kernlet_accel::{Absent, Config, Operation, Plugin, Runtime};
+use kernlet_accel::{Absent, Config, Operation, Plugin, Runtime, chain};
 
 use crate::{
     CATALOGUE, Entry, Exec, Gemm, Mbench, Noop, OnnxRuntime, OnnxRuntimeOptions, OpenBlas, OpenBlasOptions, OpenCl,
@@ -164,10 +164,6 @@ fn make(name: &str, config: &Config) -> Result<(Arc<dyn Plugin>, String), String
         REMOTE => return Err("no agent is named; set KERNLET_ACCEL_AGENT to its address".to_owned()),
         other => return Err(format!("there is no plugin {other}")),
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
 }
 
 #[cfg(test)]

@@ -237,17 +237,23 @@ impl AccelError {
     /// The whole story in one line for the guest and for logs: this error and its causes, joined by `: `.
     #[must_use]
     pub fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // Writing to a string does not fail.
-            let _ = write!(message, ": {error}");
-            cause = error.source();
-        }
-        message
+        chain(self)
     }
 
     pub(crate) const fn bad_arg(operation: Operation, index: usize, name: &'static str, source: ArgError) -> Self {
         Self::BadArg { operation: operation.name(), index, name, source }
     }
+}
+
+/// An error and its causes in one line, joined by `: `.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string does not fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -1,5 +1,6 @@
 //! Recognises ONNX models by their outline, so that they can be loaded before the first request.
-//! Called by resources only. Never looks below the outermost message; loading is a plugin's work.
+//! Called by resources; a plugin that looks further shares [`take_varint`].
+//! Never looks below the outermost message; loading is a plugin's work.
 
 /// Field numbers and wire types of `ModelProto`, as onnx.proto (IR version 13) has them.
 const GRAPH: u64 = 7;
@@ -38,8 +39,8 @@ fn take_field(bytes: &mut &[u8]) -> Option<u64> {
     Some(field)
 }
 
-/// Takes a base-128 number of at most ten bytes.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+/// Takes a base-128 number of at most ten bytes, as protobuf has them; `None` when it is longer or cut short.
+pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

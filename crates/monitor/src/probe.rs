@@ -10,7 +10,7 @@ use kernlet_abi::{
     hypercall::number,
     map::{HYPERCALL_PAGE, MEMORY_MIN, STACK_TOP},
 };
-use kernlet_accel::Runtime;
+use kernlet_accel::{Runtime, chain};
 
 use crate::{
     Cause, Crash, Hypervisor, Level, LogSink, Machine, MachineConfig, Services, Template, Unikernel, Usage,
@@ -209,11 +209,6 @@ struct NoLog;
 
 impl LogSink for NoLog {
     fn line(&self, _call_id: &str, _level: Level, _text: &str) {}
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

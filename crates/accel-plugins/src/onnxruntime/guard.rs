@@ -4,6 +4,8 @@
 //! ONNX Runtime opens the files that tensors with external data name. A resource is bytes in memory, beside which
 //! there is no folder, so that such a name could only mean a file of the host's.
 
+use kernlet_accel::onnx::take_varint;
+
 /// Nested messages deeper than this are refused, as protobuf's own parser does beyond 100.
 const DEPTH_MAX: u32 = 64;
 
@@ -110,20 +112,6 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     Some(taken)
-}
-
-/// Takes a base-128 number of at most ten bytes.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
