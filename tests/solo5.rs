@@ -849,6 +849,24 @@ fn a_deployment_whose_block_devices_do_not_fit_is_refused() {
 }
 
 #[test]
+fn the_first_machine_of_a_solo5_functions_next_process_comes_from_the_file() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (home, first) = platform(&[("echo", &["write_debug=true"])]);
+    let file = home.path().join("templates/openfaas-fn/echo");
+    common::eventually("the template is saved", || {
+        fs::read(&file).ok().filter(|bytes| bytes.starts_with(b"KERNLETT")).map(drop)
+    });
+    assert_eq!(first.call("echo", "first").text(), "first");
+    assert_eq!(first.stop(), Some(0));
+    let second = Platform::start(home.path());
+    assert_eq!(second.call("echo", "second").text(), "second");
+    let logs = stdout(&second.run(["logs", "echo"]));
+    assert!(logs.contains("machines are made of the template in"), "{logs}");
+}
+
+#[test]
 fn a_file_that_is_no_unikernel_of_solo5s_becomes_no_image() {
     let home = tempfile::tempdir().unwrap();
     let build = |path: &Path| kernlet().arg("build").arg(path).arg("--home").arg(home.path()).output().unwrap();

@@ -6,6 +6,8 @@
 //! once a function and not once a request. What they print for operators goes to the function's log.
 
 use std::{
+    fs::File,
+    io::{self, BufReader, Read},
     mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,9 +17,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     Config, Console, ConsoleError, Devices, Disk, End, Image,
-    layout::{Layout, write_command_line},
-    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
+    layout::{Layout, told_cycles, write_command_line},
+    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until, kvm_host},
     processor::{CpuState, Ring},
+    saved::Saved,
 };
 use crate::{
     backtrace::{Found, Frame},
@@ -30,6 +33,7 @@ use crate::{
     message::{Level, Request, Response, Services, Usage},
     processor::{Fault, Registers},
     report::{FaultDetail, LastLines, Report, RequestSummary},
+    saved::{LoadError, TemplateKey},
 };
 
 /// Environment variable of a function: what of its bindings' own messages it is to print.
@@ -79,6 +83,8 @@ struct Inner {
     disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
+    /// It comes from a file: what it was told of the host has to be looked at.
+    is_loaded: bool,
     response_limit: u64,
     /// Words for the bindings, with a space behind.
     words: String,
@@ -183,6 +189,7 @@ impl Template {
             image: image.clone(),
             disks: devices.freeze(),
             symbols,
+            is_loaded: false,
             response_limit: config.response_limit,
             words,
             arguments,
@@ -190,6 +197,49 @@ impl Template {
         let template = Self { inner: Arc::new(inner) };
         let command = CommandMachine::new(machine, template.clone(), services);
         Ok((template, command))
+    }
+
+    /// A template that an earlier process saved under this key.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        kvm_host(hypervisor).map_err(boot_cause)?;
+        let shape = Saved::new(image, config.memory)?;
+        let (memory, cpu) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let (words, arguments) = settings(&config.environment);
+        let inner = Inner {
+            memory,
+            cpu,
+            layout: shape.layout,
+            image: image.clone(),
+            disks: Vec::new(),
+            symbols: Unikernel::of_symbols(image.bytes()),
+            is_loaded: true,
+            response_limit: config.response_limit,
+            words,
+            arguments,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`].
+    ///
+    /// # Errors
+    /// The file cannot be written, or the guest has written to its disks before it depended on a request.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        let Inner { memory, cpu, image, disks, .. } = &*self.inner;
+        if disks.iter().any(|(_, disk)| disk.is_written()) {
+            return Err(io::Error::other("its guest writes to its block devices at the start"));
+        }
+        let shape = Saved::new(image, self.inner.layout.memory).map_err(io::Error::other)?;
+        shape.write(file, key, memory, cpu)
     }
 
     /// Another machine, in exactly the template's state.
@@ -201,7 +251,13 @@ impl Template {
         let Inner { memory, cpu, layout, image, disks, .. } = &*self.inner;
         let devices = image.devices(disks).and_then(Devices::complete);
         let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
-        let machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        if self.inner.is_loaded {
+            let cycles = machine.processor.cycles_per_second().map_err(cause)?;
+            if cycles != told_cycles(memory) {
+                return Err(cause(Cause::OtherClock));
+            }
+        }
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
 }
@@ -409,7 +465,7 @@ impl UsedCommand {
     }
 }
 
-fn boot_cause(error: BootError) -> Cause {
+pub(super) fn boot_cause(error: BootError) -> Cause {
     match error {
         BootError::Host(cause) => cause,
         error => Cause::Solo5Boot(Box::new(error)),

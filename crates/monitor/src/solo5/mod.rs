@@ -15,6 +15,7 @@
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
 //! | [`spt`] | the other tender: the guest as this process, under a filter |
+//! | `saved` | which of a machine is in a template's file |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
@@ -30,6 +31,7 @@ pub mod manifest;
 mod probe;
 mod processor;
 mod ring;
+pub(crate) mod saved;
 mod signals;
 pub mod spt;
 mod tap;

@@ -12,6 +12,7 @@ use kvm_bindings::{
     KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
 };
 use kvm_ioctls::VcpuExit;
+use zerocopy::IntoBytes as _;
 
 use super::{
     GUEST_MIN, LARGE_PAGE,
@@ -422,6 +423,38 @@ impl Processor {
 }
 
 impl CpuState {
+    /// Bytes that [`Self::encode`] gives.
+    pub(super) const ENCODED_LEN: usize =
+        size_of::<kvm_regs>() + size_of::<kvm_sregs>() + size_of::<kvm_xsave>() + size_of::<[u64; 10]>();
+
+    /// KVM's structures one after the other, as they are, and what the guest believes to be its processor's.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { regs, sregs, xsave, privileged } = self;
+        [regs.as_bytes(), sregs.as_bytes(), xsave.as_bytes(), privileged.encode().as_bytes()].concat()
+    }
+
+    /// Reads what a stranger may have written. What decides over the guest's rights has to be as the monitor sets it; the
+    /// rest is the guest's own to change anyway, or else KVM refuses it when a machine is made.
+    pub(super) fn decode(mut bytes: &[u8], layout: &Layout) -> Result<Self, &'static str> {
+        let (regs, sregs): (kvm_regs, kvm_sregs) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        let (xsave, numbers) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        if !bytes.is_empty() {
+            return Err("its registers are longer than they can be");
+        }
+        native::check_rights(&regs, &sregs, |right| user_registers(right, layout))?;
+        let privileged = Privileged::decode(numbers).ok_or("its registers have impossible numbers")?;
+        Ok(Self { regs, sregs, xsave, privileged })
+    }
+
+    /// The state of a guest that has not run, as far as its rights go.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn first(layout: &Layout) -> Self {
+        let mut sregs = kvm_sregs::default();
+        user_registers(&mut sregs, layout);
+        let regs = kvm_regs { rflags: 2, ..Default::default() };
+        Self { regs, sregs, xsave: kvm_xsave::default(), privileged: Privileged::default() }
+    }
+
     fn restore(&self, vm: &mut native::Processor) -> Result<(), Cause> {
         let vcpu = vm.vcpu();
         let mut sregs = self.sregs;
@@ -445,7 +478,7 @@ fn is_command_line(address: u64) -> bool {
 }
 
 /// Descriptor tables, stubs and page tables of a guest at CPL 3.
-fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
+pub(super) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
     let mut tables = PageTables::within(memory, layout.tables());
     for (page, write, execute) in
         [(GDT, true, false), (IDT, false, false), (STUBS, false, true), (TSS, true, false), (FAULT_STACK, true, false)]
