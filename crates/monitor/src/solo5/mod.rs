@@ -10,6 +10,7 @@
 //! | [`disk`] | block devices of functions |
 //! | `layout` | where things lie in its memory, and who may use them |
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
+//! | `debug`, `core_dump` | what gdb needs: of a guest that runs, and of one that has given up |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `machine` | the run loop |
@@ -20,6 +21,8 @@
 //! | `probe` | which ring is the better one on this host |
 
 mod command;
+mod core_dump;
+mod debug;
 pub mod device;
 pub mod disk;
 mod emulate;
@@ -37,6 +40,7 @@ pub mod spt;
 mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
+pub use core_dump::{Core, CoreDump, CoreDumpError};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
 pub use disk::{Disk, DiskError};
 pub use image::{Image, ImageError, Target, target_of};
