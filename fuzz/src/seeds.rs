@@ -56,7 +56,7 @@ fn http() -> Vec<Vec<u8>> {
 
 /// One for each thing that a guest at ring 3 can do: a privileged instruction, a hypercall, a trap.
 fn solo5_guests() -> Vec<Vec<u8>> {
-    let codes: [&[u8]; 6] = [
+    let codes: [&[u8]; 7] = [
         // mov dx, 0x508; mov eax, esp; sub eax, 4096; out dx, eax: halts.
         &[0x66, 0xba, 0x08, 0x05, 0x89, 0xe0, 0x2d, 0x00, 0x10, 0x00, 0x00, 0xef],
         // lgdt [rsp]; mov ss, eax; lretq
@@ -69,6 +69,14 @@ fn solo5_guests() -> Vec<Vec<u8>> {
         &[0x0f, 0x20, 0xd0, 0x0f, 0x22, 0xd8, 0xcd, 0x06],
         // mov dx, 0x505; mov eax, edi; out dx, eax; jmp -2
         &[0x66, 0xba, 0x05, 0x05, 0x89, 0xf8, 0xef, 0xeb, 0xfe],
+        // A block of what lies below the stack is written to the device 1, and the guest halts: lea rax, [rsp - 64]; the
+        // call's handle, offset, data and length; mov dx, 0x504; out dx, eax; and as the first.
+        &[
+            0x48, 0x8d, 0x44, 0x24, 0xc0, 0x48, 0xc7, 0x00, 0x01, 0x00, 0x00, 0x00, 0x48, 0xc7, 0x40, 0x08, 0x00, 0x00,
+            0x00, 0x00, 0x48, 0x8d, 0x8c, 0x24, 0x00, 0xfc, 0xff, 0xff, 0x48, 0x89, 0x48, 0x10, 0x48, 0xc7, 0x40, 0x18,
+            0x00, 0x02, 0x00, 0x00, 0x66, 0xba, 0x04, 0x05, 0xef, 0x66, 0xba, 0x08, 0x05, 0x89, 0xe0, 0x2d, 0x00, 0x10,
+            0x00, 0x00, 0xef,
+        ],
     ];
     let devices: [(&str, u32); 1] = [("storage", 1)];
     codes.iter().map(|code| kernlet_monitor::fuzzing::solo5_unikernel(code, &devices)).collect()
@@ -78,7 +86,8 @@ fn solo5_guests() -> Vec<Vec<u8>> {
 fn templates() -> Vec<Vec<u8>> {
     let (stack, data) = (kernlet_abi::map::STACK_TOP / 4096 - 1, DATA / 4096);
     let reader = crate::saved_template::reader();
-    vec![reader.forge(&[], &[]), reader.forge(&[(stack, 1), (data, 1)], &[1; 2 * 4096])]
+    let solo5 = crate::saved_template::solo5_reader().forge(&[(0x100, 1), (0x3ff, 1)], &[1; 2 * 4096]);
+    vec![reader.forge(&[], &[]), reader.forge(&[(stack, 1), (data, 1)], &[1; 2 * 4096]), solo5]
 }
 
 /// Small, since a fuzzer's every change copies them.
