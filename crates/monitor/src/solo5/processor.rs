@@ -12,9 +12,11 @@ use kvm_bindings::{
     KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
 };
 use kvm_ioctls::VcpuExit;
+use zerocopy::IntoBytes as _;
 
 use super::{
     GUEST_MIN, LARGE_PAGE,
+    debug::may_be_debuggers,
     emulate::{Bases, Faulted, Outcome, PAGE_FAULT, Privileged},
     layout::{BOOT_INFO, LOW, Layout},
 };
@@ -24,7 +26,7 @@ use crate::{
     kvm::{self as native, FaultFrame, PageTables, Ring as PageRing},
     layout::{Area, LayoutError, Permission},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
-    processor::Registers,
+    processor::{Fault, Registers},
 };
 
 // Supervisor pages, below all that a guest has.
@@ -119,6 +121,8 @@ pub(crate) enum Exit {
     Unhandled { reason: u32, rip: u64 },
     /// It executes something that is not carried out at CPL 3.
     Unsupported { mnemonic: iced_x86::Mnemonic, rip: u64 },
+    /// An exception that may be a debugger's doing.
+    Trapped(Fault),
     /// A signal came.
     Interrupted,
     /// There was something to do that is done.
@@ -128,11 +132,13 @@ pub(crate) enum Exit {
 /// A machine's processor. It refers to the machine's memory, which must outlive it.
 #[derive(Debug)]
 pub(crate) struct Processor {
-    vm: native::Processor,
+    pub(super) vm: native::Processor,
     /// What the guest believes to be its processor's; nothing where it is.
     privileged: Option<Privileged>,
     /// The command line is not there for it yet.
     hides_command_line: bool,
+    /// What may be a debugger's doing is its to look at first.
+    pub(super) is_debugged: bool,
 }
 
 /// A guest's processor when its template was made.
@@ -174,7 +180,7 @@ impl Processor {
         // As after a call: eight below a multiple of sixteen.
         let regs = kvm_regs { rip: entry, rsp: layout.memory - 8, rdi: BOOT_INFO, rflags: 2, ..Default::default() };
         vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))?;
-        Ok(Self { vm, privileged, hides_command_line: false })
+        Ok(Self { vm, privileged, hides_command_line: false, is_debugged: false })
     }
 
     /// Moves it to another instruction.
@@ -217,7 +223,7 @@ impl Processor {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let value = <[u8; 4]>::try_from(data).ok();
                 if port == FAULT_PORT && self.is_in_stub() {
-                    return self.fault(memory, layout);
+                    return self.fault(memory, layout, self.is_debugged);
                 }
                 value.map_or(Exit::BadPort { port }, |value| Exit::Out { port, value: u32::from_le_bytes(value) })
             }
@@ -229,6 +235,8 @@ impl Processor {
             Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _)) if address < layout.end() => {
                 Exit::TranslationFault { rip: self.instruction_pointer() }
             }
+            Ok(VcpuExit::Hlt) if self.is_debugged => Exit::Trapped(self.trapped(Fault::BREAKPOINT)),
+            Ok(VcpuExit::Debug(_)) if self.is_debugged => Exit::Trapped(self.trapped(Fault::DEBUG)),
             Ok(VcpuExit::InternalError) => Exit::InternalError { suberror: self.suberror() },
             Ok(_) => {
                 let reason = self.reason();
@@ -249,6 +257,24 @@ impl Processor {
         self.vm.vcpu().get_kvm_run().exit_reason
     }
 
+    /// What stopped a guest at ring 0 that is debugged.
+    fn trapped(&self, vector: u8) -> Fault {
+        Fault { vector, error_code: 0, at: self.instruction_pointer(), address: 0 }
+    }
+
+    /// What becomes of the exception that it stopped with last, which no debugger wants.
+    pub(super) fn pass_fault(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
+        if self.is_in_stub() {
+            return self.fault(memory, layout, false);
+        }
+        Ok(Exit::Unhandled { reason: self.reason(), rip: self.instruction_pointer() })
+    }
+
+    /// Whether the guest runs at ring 3, where the monitor sees its exceptions.
+    pub(super) fn is_deprivileged(&self) -> bool {
+        self.privileged.is_some()
+    }
+
     fn suberror(&mut self) -> u32 {
         // SAFETY: the last exit was an internal error, for which KVM has filled in this field of the union.
         unsafe { self.vm.vcpu().get_kvm_run().__bindgen_anon_1.internal.suberror }
@@ -261,7 +287,7 @@ impl Processor {
     }
 
     /// A stub reports an exception.
-    fn fault(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
+    fn fault(&mut self, memory: &mut GuestMemory, layout: &Layout, debugs: bool) -> Result<Exit, Cause> {
         let vcpu = self.vm.vcpu();
         let stub = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
@@ -270,6 +296,9 @@ impl Processor {
             return Ok(Exit::Unhandled { reason: KVM_EXIT_SHUTDOWN, rip: frame.rip });
         }
         let vector = u8::try_from(frame.vector).unwrap_or(u8::MAX);
+        if debugs && may_be_debuggers(vector, frame.error_code) {
+            return Ok(Exit::Trapped(Fault { vector, error_code: frame.error_code, at: frame.rip, address: 0 }));
+        }
         let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
         if self.hides_command_line && vector == PAGE_FAULT && is_command_line(sregs.cr2) {
             return Ok(Exit::LooksAtCommandLine);
@@ -381,7 +410,8 @@ impl Processor {
     ) -> Result<(Self, GuestMemory), Cause> {
         let (mut vm, memory) = native::Processor::bare_view(host, template)?;
         state.restore(&mut vm)?;
-        Ok((Self { vm, privileged: Some(state.privileged.clone()), hides_command_line: false }, memory))
+        let privileged = Some(state.privileged.clone());
+        Ok((Self { vm, privileged, hides_command_line: false, is_debugged: false }, memory))
     }
 
     /// Makes memory and registers equal to the template's.
@@ -422,6 +452,38 @@ impl Processor {
 }
 
 impl CpuState {
+    /// Bytes that [`Self::encode`] gives.
+    pub(super) const ENCODED_LEN: usize =
+        size_of::<kvm_regs>() + size_of::<kvm_sregs>() + size_of::<kvm_xsave>() + size_of::<[u64; 10]>();
+
+    /// KVM's structures one after the other, as they are, and what the guest believes to be its processor's.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { regs, sregs, xsave, privileged } = self;
+        [regs.as_bytes(), sregs.as_bytes(), xsave.as_bytes(), privileged.encode().as_bytes()].concat()
+    }
+
+    /// Reads what a stranger may have written. What decides over the guest's rights has to be as the monitor sets it; the
+    /// rest is the guest's own to change anyway, or else KVM refuses it when a machine is made.
+    pub(super) fn decode(mut bytes: &[u8], layout: &Layout) -> Result<Self, &'static str> {
+        let (regs, sregs): (kvm_regs, kvm_sregs) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        let (xsave, numbers) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        if !bytes.is_empty() {
+            return Err("its registers are longer than they can be");
+        }
+        native::check_rights(&regs, &sregs, |right| user_registers(right, layout))?;
+        let privileged = Privileged::decode(numbers).ok_or("its registers have impossible numbers")?;
+        Ok(Self { regs, sregs, xsave, privileged })
+    }
+
+    /// The state of a guest that has not run, as far as its rights go.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn first(layout: &Layout) -> Self {
+        let mut sregs = kvm_sregs::default();
+        user_registers(&mut sregs, layout);
+        let regs = kvm_regs { rflags: 2, ..Default::default() };
+        Self { regs, sregs, xsave: kvm_xsave::default(), privileged: Privileged::default() }
+    }
+
     fn restore(&self, vm: &mut native::Processor) -> Result<(), Cause> {
         let vcpu = vm.vcpu();
         let mut sregs = self.sregs;
@@ -445,7 +507,7 @@ fn is_command_line(address: u64) -> bool {
 }
 
 /// Descriptor tables, stubs and page tables of a guest at CPL 3.
-fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
+pub(super) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
     let mut tables = PageTables::within(memory, layout.tables());
     for (page, write, execute) in
         [(GDT, true, false), (IDT, false, false), (STUBS, false, true), (TSS, true, false), (FAULT_STACK, true, false)]
@@ -495,7 +557,7 @@ fn fault_stub(vector: u8) -> [u8; STUB_SIZE as usize] {
     code
 }
 
-fn task_segment() -> kvm_segment {
+pub(super) fn task_segment() -> kvm_segment {
     kvm_segment {
         base: TSS,
         limit: u32::try_from(TSS_LIMIT).unwrap_or(u32::MAX),
