@@ -5,15 +5,12 @@
 mod common;
 
 use std::{
-    fs,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{Lines, MIB, in_seconds, patience, request};
+use common::{Lines, MIB, in_seconds, patience, request, solo5_guest as file};
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
     Backend, Cause, Hypervisor, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request, Response, Services,
@@ -23,24 +20,6 @@ use kernlet_monitor::{
     },
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-/// Names a folder of guests built before, for a machine that has no compiler.
-const PREBUILT: &str = "KERNLET_SOLO5_GUESTS";
-
-/// The file of a guest of `functions/solo5`, built.
-fn file(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        if let Some(folder) = std::env::var_os(PREBUILT) {
-            return folder.into();
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("solo5");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions/solo5/build.sh");
-        assert!(Command::new("sh").arg(script).arg("hvt").arg(&folder).status().unwrap().success());
-        folder
-    });
-    fs::read(folder.join(format!("{name}.hvt"))).expect("a guest")
-}
 
 fn image(name: &str) -> Image {
     Image::parse(file(name).into(), Target::Hvt).expect("a unikernel")

@@ -12,11 +12,11 @@ use std::{
 use kernlet_abi::accel::{PROFILING_VARIABLES, says_yes};
 use kernlet_accel::{Plugin, Region, Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
-use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
+use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Solo5Config, Solo5Mode};
 use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
     Backend, CpuBucket, Crash, Hypervisor, Level, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate,
-    Services, TemplateKey,
+    Services, TemplateKey, solo5::server::Serve,
 };
 
 use crate::{
@@ -342,7 +342,23 @@ fn read_program(spec: &FunctionSpec) -> Result<Program, WatchdogError> {
         Ok(file) => file,
         Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
     };
-    Program::parse(&file).map_err(|source| WatchdogError::Kernel { function, source })
+    let program = Program::parse(&file).and_then(|program| match spec.config.solo5.mode {
+        Solo5Mode::Command => Ok(program),
+        Solo5Mode::Server => program.into_server(serve(&spec.config)),
+    });
+    program.map_err(|source| WatchdogError::Kernel { function, source })
+}
+
+/// Where a Solo5 unikernel serves that does so by itself.
+fn serve(config: &FunctionConfig) -> Serve {
+    let Solo5Config { ipv4, port, arguments, .. } = &config.solo5;
+    Serve {
+        address: ipv4.address(),
+        prefix: ipv4.prefix(),
+        port: *port,
+        arguments: arguments.clone(),
+        shares: config.isolation == Isolation::Reuse,
+    }
 }
 
 /// Whether the function's operations are recorded, and which variable says so: the function's environment, else the

@@ -61,7 +61,7 @@ pub(super) fn build(store: &Store, dir: &Path, tag: Option<Reference>) -> anyhow
 fn prebuilt(file: &Path) -> anyhow::Result<Built> {
     let kernel = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     match Program::parse(&kernel).with_context(|| format!("{} is no program for functions", file.display()))? {
-        Program::Solo5(_) => {}
+        Program::Solo5(_) | Program::Solo5Server(_) => {}
         Program::Native(_) => {
             bail!("{} is a unikernel of the guest library; name the folder that it is built from", file.display())
         }

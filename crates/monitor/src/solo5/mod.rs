@@ -13,6 +13,7 @@
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
+//! | [`server`] | functions: a guest that serves HTTP by itself, over a link that ends in this process |
 //! | [`spt`] | the other tender: the guest as this process, under a filter |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
@@ -28,6 +29,7 @@ pub mod manifest;
 mod probe;
 mod processor;
 mod ring;
+pub mod server;
 mod signals;
 pub mod spt;
 mod tap;
