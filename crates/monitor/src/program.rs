@@ -7,7 +7,7 @@ use crate::{
     Crash, ElfError, Hypervisor, Limits, Machine, MachineConfig, Request, Response, Services, Template, Unikernel,
     Used,
     solo5::{
-        self, CommandMachine, Image, ImageError, Target, UsedCommand,
+        self, CommandMachine, Disk, DiskError, Image, ImageError, Target, UsedCommand,
         server::{self, Serve, Server, ServerMachine, UsedServer},
     },
 };
@@ -68,6 +68,21 @@ impl Program {
                 let server = Server { image, serve };
                 let count = server.network_devices();
                 if count == 1 { Ok(Self::Solo5Server(server)) } else { Err(ProgramError::NetworkDevices { count }) }
+            }
+        }
+    }
+
+    /// The program with these block devices, of which every machine has its own.
+    ///
+    /// # Errors
+    /// It has no use for them, or others.
+    pub fn with_disks(self, disks: Vec<(String, Disk)>) -> Result<Self, DiskError> {
+        match self {
+            Self::Native(_) if disks.is_empty() => Ok(self),
+            Self::Native(_) => Err(DiskError::NoDevices),
+            Self::Solo5(image) => Ok(Self::Solo5(image.with_disks(disks)?)),
+            Self::Solo5Server(Server { image, serve }) => {
+                Ok(Self::Solo5Server(Server { image: image.with_disks(disks)?, serve }))
             }
         }
     }

@@ -31,7 +31,7 @@ use self::{
     shared::Current,
 };
 use super::{
-    Config, Console, ConsoleError, DeviceKind, Devices, End, Image,
+    Config, Console, ConsoleError, DeviceKind, Devices, Disk, End, Image,
     command::{ABORTED, BANNER, LOG_ROOM, Trap, boot_cause, cause_of, report, settings},
     device::Attached,
     layout::Layout,
@@ -109,13 +109,13 @@ impl Server {
         nets.map(|(_, entry)| entry.name())
     }
 
-    /// Its devices, with this link as its network.
-    fn devices(&self, link: &Arc<Link>) -> Result<Devices, BootError> {
+    /// The devices of a machine whose disks are these, with this link as its network.
+    fn devices(&self, link: &Arc<Link>, disks: &[(String, Disk)]) -> Result<Devices, BootError> {
         let mut networks = self.networks();
         let (Some(name), None) = (networks.next(), networks.next()) else {
             return Err(BootError::NetworkDevices { count: self.network_devices() });
         };
-        let mut devices = Devices::new(self.image.manifest());
+        let mut devices = self.image.devices(disks)?;
         devices.attach_link(name, Arc::clone(link))?;
         devices.set_mac(name, GUEST_MAC)?;
         Ok(devices)
@@ -134,6 +134,8 @@ struct Inner {
     cpu: CpuState,
     layout: Layout,
     server: Server,
+    /// What its block devices held.
+    disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
     response_limit: u64,
@@ -204,7 +206,7 @@ impl Template {
         let line = server.serve.command_line(&settings(&config.environment).0);
         let size = Config { memory: config.memory, ring: Ring::Three };
         let booted = server
-            .devices(&link)
+            .devices(&link, &[])
             .and_then(|devices| Machine::boot(hypervisor, &server.image, devices, line.as_bytes(), size));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let symbols = Unikernel::of_symbols(server.image.bytes());
@@ -243,7 +245,7 @@ impl Template {
         guest: [u8; 6],
         response_limit: u64,
     ) -> Result<Inner, Cause> {
-        let Machine { processor, memory, layout, waits_at, .. } = machine;
+        let Machine { processor, memory, layout, devices, waits_at, .. } = machine;
         let waits_at = waits_at.ok_or(Cause::Shutdown)?;
         let clock = (processor.clock()?, Instant::now());
         let cycles_per_second = processor.cycles_per_second()?;
@@ -254,6 +256,7 @@ impl Template {
             cpu,
             layout: layout.clone(),
             server: server.clone(),
+            disks: devices.freeze(),
             symbols: Unikernel::of_symbols(server.image.bytes()),
             response_limit,
             waits_at,
@@ -278,10 +281,10 @@ impl Template {
 
     fn engine(&self, hypervisor: &Hypervisor) -> Result<Engine, Box<Crash>> {
         let cause = |cause| Crash::new(cause, Usage::default());
-        let Inner { memory, cpu, layout, server, waits_at, guest, clock, .. } = &*self.inner;
+        let Inner { memory, cpu, layout, server, disks, waits_at, guest, clock, .. } = &*self.inner;
         let link = Link::new(server.serve.addresses());
         link.reset(*guest);
-        let devices = server.devices(&link).and_then(|devices| Ok(devices.complete()?));
+        let devices = server.devices(&link, disks).and_then(|devices| Ok(devices.complete()?));
         let devices: Attached = devices.map_err(|error| cause(boot_cause(error)))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.waits_at = Some(*waits_at);
@@ -418,7 +421,8 @@ impl OwnMachine {
 
     fn rewind(mut self) -> Result<Self, Box<Crash>> {
         let template = &self.template.inner;
-        let Engine { machine: Machine { processor, memory, waits_at, .. }, link, .. } = &mut self.engine;
+        let Engine { machine: Machine { processor, memory, devices, waits_at, .. }, link, .. } = &mut self.engine;
+        devices.rewind();
         link.reset(template.guest);
         *waits_at = Some(template.waits_at);
         match processor.rewind(memory, &template.memory, &template.cpu) {
