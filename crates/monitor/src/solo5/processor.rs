@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 use kernlet_abi::map::PAGE_SIZE;
 use kvm_bindings::{
     KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
-    KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
+    KVM_EXIT_SHUTDOWN, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
 };
 use kvm_ioctls::VcpuExit;
 use zerocopy::IntoBytes as _;
@@ -194,6 +194,19 @@ impl Processor {
     pub(crate) fn cycles_per_second(&mut self) -> Result<u64, Cause> {
         let khz = self.vm.vcpu().get_tsc_khz().map_err(kvm("tell the speed of its clock"))?;
         Ok(u64::from(khz) * 1000)
+    }
+
+    /// What its clock shows.
+    pub(crate) fn clock(&mut self) -> Result<u64, Cause> {
+        let mut msrs = clock_register(0)?;
+        self.vm.vcpu().get_msrs(&mut msrs).map_err(kvm("read the processor's clock"))?;
+        Ok(msrs.as_slice()[0].data)
+    }
+
+    /// Sets its clock.
+    pub(crate) fn set_clock(&mut self, cycles: u64) -> Result<(), Cause> {
+        let msrs = clock_register(cycles)?;
+        self.vm.vcpu().set_msrs(&msrs).map(drop).map_err(kvm("set the processor's clock"))
     }
 
     /// The page whose `immediate_exit` ends a run.
@@ -494,6 +507,12 @@ impl CpuState {
         // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
     }
+}
+
+/// `IA32_TIME_STAMP_COUNTER`.
+fn clock_register(data: u64) -> Result<Msrs, Cause> {
+    let entry = kvm_msr_entry { index: 0x10, data, ..Default::default() };
+    Msrs::from_entries(&[entry]).map_err(|_| Cause::Shutdown)
 }
 
 /// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.
