@@ -14,8 +14,7 @@ use std::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    Config, Console, ConsoleError, Devices, End, Image,
-    device::Attached,
+    Config, Console, ConsoleError, Devices, Disk, End, Image,
     layout::{Layout, write_command_line},
     machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
     processor::{CpuState, Ring},
@@ -76,6 +75,8 @@ struct Inner {
     cpu: CpuState,
     layout: Layout,
     image: Image,
+    /// Its block devices as the template has them.
+    disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
     response_limit: u64,
@@ -158,7 +159,8 @@ impl Template {
         let symbols = Unikernel::of_symbols(image.bytes());
         let cause = |cause| Crash::new(cause, Usage::default());
         let size = Config { memory: config.memory, ring: Ring::Three };
-        let booted = Machine::boot(hypervisor, image, Devices::new(image.manifest()), b"", size);
+        let devices = image.devices(&[]).map_err(|error| cause(boot_cause(error.into())))?;
+        let booted = Machine::boot(hypervisor, image, devices, b"", size);
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let Machine { processor, memory, layout, .. } = &mut machine;
         processor.hide_command_line(memory, layout, true).map_err(cause)?;
@@ -170,7 +172,7 @@ impl Template {
             Stopped::AtCommandLine => false,
             Stopped::AtHypercall | Stopped::Halted(_) => true,
         };
-        let Machine { processor, memory, layout, .. } = &mut machine;
+        let Machine { processor, memory, layout, devices, .. } = &mut machine;
         processor.hide_command_line(memory, layout, false).map_err(cause)?;
         let (frozen, cpu) = processor.freeze(memory, in_call).map_err(cause)?;
         let (words, arguments) = settings(&config.environment);
@@ -179,6 +181,7 @@ impl Template {
             cpu,
             layout: layout.clone(),
             image: image.clone(),
+            disks: devices.freeze(),
             symbols,
             response_limit: config.response_limit,
             words,
@@ -195,9 +198,9 @@ impl Template {
     /// KVM or the host cannot give another machine.
     pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<CommandMachine, Box<Crash>> {
         let cause = |cause| Crash::new(cause, Usage::default());
-        let Inner { memory, cpu, layout, image, .. } = &*self.inner;
-        let devices = Devices::new(image.manifest()).complete();
-        let devices: Attached = devices.map_err(|error| cause(boot_cause(error.into())))?;
+        let Inner { memory, cpu, layout, image, disks, .. } = &*self.inner;
+        let devices = image.devices(disks).and_then(Devices::complete);
+        let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
         let machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
@@ -396,7 +399,8 @@ impl UsedCommand {
     /// # Errors
     /// The machine is lost because KVM or the host did not do its part.
     pub fn rewind(mut self) -> Result<CommandMachine, Box<Crash>> {
-        let Machine { processor, memory, .. } = &mut self.machine.machine;
+        let Machine { processor, memory, devices, .. } = &mut self.machine.machine;
+        devices.rewind();
         let template = &self.machine.template.inner;
         match processor.rewind(memory, &template.memory, &template.cpu) {
             Ok(()) => Ok(self.machine),

@@ -7,6 +7,7 @@
 //! | [`image`] | reads a unikernel and its notes, refuses what cannot run |
 //! | [`manifest`] | which devices it declares |
 //! | [`device`] | what can be attached, and what is |
+//! | [`disk`] | block devices of functions |
 //! | `layout` | where things lie in its memory, and who may use them |
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
@@ -19,6 +20,7 @@
 
 mod command;
 pub mod device;
+pub mod disk;
 mod emulate;
 mod hypercall;
 pub mod image;
@@ -34,6 +36,7 @@ mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
+pub use disk::{Disk, DiskError};
 pub use image::{Image, ImageError, Target, target_of};
 pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, End, Halted, MEMORY_MAX, Machine};
 pub use manifest::{DeviceKind, Entry, Manifest};
