@@ -291,8 +291,8 @@ fn what_bindings_do_at_the_start_is_done_once_a_function() {
     let Some(function) = Function::of("echo") else { return };
     let (_, machine) = function.boot();
     let (_, response) = ask(machine, &request("/", b"hello"));
-    // Five lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
-    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 8));
+    // Eleven lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
+    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 14));
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
     deadline::{Kick, Timer},
     debugger::{self, Debugger, Verdict},
     hypervisor::{Host, Hypervisor, KvmHost},
+    kvm::Purpose,
     limits::{self, Limits},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
     message::Usage,
@@ -283,6 +284,31 @@ impl Machine {
         command_line: &[u8],
         config: Config,
     ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config)
+    }
+
+    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_once(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config)
+    }
+
+    fn boot_for(
+        purpose: Purpose,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
         let host = kvm_host(hypervisor)?;
         let ring = match config.ring {
             Ring::Auto => super::probe::better_ring(host)?,
@@ -304,7 +330,7 @@ impl Machine {
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
-        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring)?;
+        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring, purpose)?;
         let cycles = processor.cycles_per_second()?;
         layout.write_boot_info(&memory, &devices.manifest.encode(), cycles).map_err(outside)?;
         layout::write_command_line(&memory, command_line).map_err(outside)?;
