@@ -64,7 +64,7 @@ fn a_guest_says_hello_with_its_command_line_and_exit_status() {
     for ring in RINGS {
         let (code, out, err) = run(ring, &[], "hello", &["Hello", "two  spaces", "--mem=1"]);
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
-        assert!(out.contains("Solo5: a guest of Kernlet's, 16 MB\n"), "{out}");
+        assert!(out.contains("Solo5: Memory map: 16 MB addressable:\n"), "{out}");
         assert!(out.contains("Command line is: 'Hello two  spaces --mem=1'\nSUCCESS\n"), "{out}");
         assert!(out.ends_with("Solo5: solo5_exit(0) called\n"), "{out}");
         for (status, code) in [("1", 1), ("42", 42), ("255", 255), ("256", 0)] {
@@ -134,6 +134,10 @@ fn an_abort_and_a_failed_assertion_end_with_status_255() {
     for (what, why) in [("abort", ": as asked\n"), ("assert", ": Assertion `1 + 1 == 3' failed\n")] {
         let (code, out, _) = run("3", &[], "traps", &["--solo5:quiet", what]);
         assert!(code == 255 && out.starts_with("Solo5: ABORT: traps.c:") && out.ends_with(why), "{code} {out}");
+    }
+    for ring in RINGS {
+        let (code, out, _) = run(ring, &[], "traps", &["--solo5:quiet", "smash"]);
+        assert_eq!((code, out.as_str()), (255, "Solo5: ABORT: Stack corruption detected\n"), "ring {ring}");
     }
 }
 
@@ -780,7 +784,7 @@ fn guests_of_spt_run_as_this_process_with_and_without_kvm() {
     let output = spt(&[], "hello", &["Hello", "spt"]);
     let (code, out, err) = said(&output);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    assert!(out.contains("Solo5: a guest of Kernlet's, 16 MB\n") && out.contains("'Hello spt'\nSUCCESS\n"), "{out}");
+    assert!(out.contains("Solo5: Memory map: 16 MB addressable:\n") && out.contains("'Hello spt'\nSUCCESS\n"), "{out}");
     assert_eq!(spt(&[], "hello", &["exit", "42"]).status.code(), Some(42));
     for name in ["tls", "float", "clock"] {
         let (code, out, err) = said(&spt(&[], name, &["--solo5:quiet"]));
@@ -818,7 +822,9 @@ fn a_guest_of_spt_can_do_no_more_than_its_manifest_says() {
         let output = spt(&[], "traps", &["--solo5:quiet", what]);
         assert_eq!(output.status.signal(), Some(signal), "{what}: {}{}", stdout(&output), stderr(&output));
     }
-    assert_eq!(spt(&[], "traps", &["abort"]).status.code(), Some(255));
+    for what in ["abort", "smash"] {
+        assert_eq!(spt(&[], "traps", &[what]).status.code(), Some(255), "{what}");
+    }
     // The heap can be executed where somebody insists on it; a segment's own rights stay.
     let output = spt(&["--x-exec-heap"], "traps", &["--solo5:quiet", "execute"]);
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV));
@@ -875,7 +881,7 @@ fn a_body_becomes_the_command_line_and_what_is_printed_the_response() {
     let reply = platform.call("hello", "Hello");
     assert_eq!(reply.text(), "\n**** a guest's hello ****\n\nHello, World\nCommand line is: 'Hello'\nSUCCESS\n");
     let logs = stdout(&platform.run(["logs", "hello"]));
-    assert!(logs.contains("Solo5: a guest of Kernlet's, 32 MB"), "{logs}");
+    assert!(logs.contains("Solo5: Memory map: 32 MB addressable:"), "{logs}");
     // Words that could be options become one argument.
     for (body, line) in [("--solo5:debug x", "\"--solo5:debug x\""), ("say \"hi\" -x", "\"say \\\"hi\\\" -x\"")] {
         assert_eq!(platform.call("echo", body).text(), line);

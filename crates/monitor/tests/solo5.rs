@@ -7,13 +7,11 @@ mod common;
 use std::{
     fs,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{Lines, MIB, in_seconds, patience, request};
+use common::{Lines, MIB, in_seconds, patience, request, solo5_guest as file};
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
     Backend, Cause, Hypervisor, LoadError, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request, Response,
@@ -24,24 +22,6 @@ use kernlet_monitor::{
     },
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-/// Names a folder of guests built before, for a machine that has no compiler.
-const PREBUILT: &str = "KERNLET_SOLO5_GUESTS";
-
-/// The file of a guest of `functions/solo5`, built.
-fn file(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        if let Some(folder) = std::env::var_os(PREBUILT) {
-            return folder.into();
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("solo5");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions/solo5/build.sh");
-        assert!(Command::new("sh").arg(script).arg("hvt").arg(&folder).status().unwrap().success());
-        folder
-    });
-    fs::read(folder.join(format!("{name}.hvt"))).expect("a guest")
-}
 
 fn image(name: &str) -> Image {
     Image::parse(file(name).into(), Target::Hvt).expect("a unikernel")
@@ -240,7 +220,7 @@ fn a_solo5_machine_is_its_template_again_after_each_request() {
 /// The key of a function's template.
 fn key(function: &Function, program: &Program, config: &MachineConfig) -> TemplateKey {
     let accel = Runtime::new(Vec::new()).session();
-    TemplateKey::of_program(&function.hypervisor, program, config, &accel, "sha256:image")
+    TemplateKey::of_program(&function.hypervisor, program, config, &accel, "sha256:image").unwrap()
 }
 
 /// A template's file.
@@ -311,8 +291,8 @@ fn what_bindings_do_at_the_start_is_done_once_a_function() {
     let Some(function) = Function::of("echo") else { return };
     let (_, machine) = function.boot();
     let (_, response) = ask(machine, &request("/", b"hello"));
-    // Five lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
-    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 8));
+    // Eleven lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
+    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 14));
 }
 
 #[test]

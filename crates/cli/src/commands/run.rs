@@ -321,6 +321,14 @@ struct Solo5 {
     debugger: Option<Box<Debugger>>,
 }
 
+/// What the machine of a Solo5 unikernel is made of that serves by itself.
+struct Serving {
+    hypervisor: Hypervisor,
+    server: solo5::server::Server,
+    machine: MachineConfig,
+    services: Services,
+}
+
 /// The outer error is ours, the inner one the function's.
 type Outcome<T> = anyhow::Result<Result<T, Box<Crash>>>;
 
@@ -342,6 +350,15 @@ impl Session {
                 let debugger = args.gdb.map(|port| wait_for_gdb(port, args.gdb_at, &spec.kernel)).transpose()?;
                 let solo5 = Solo5 { hypervisor, image, machine, services, debugger };
                 return self.run_solo5(solo5, call, limit, args.repeat);
+            }
+            Program::Solo5Server(server) => {
+                if args.trace || args.gdb.is_some() {
+                    bail!(
+                        "--trace and --gdb are not for a Solo5 unikernel that serves by itself; kernlet solo5-hvt --gdb debugs it"
+                    );
+                }
+                let solo5 = Serving { hypervisor, server, machine, services };
+                return self.run_server(&solo5, call, limit, args.repeat);
             }
         };
         let watchers = Watchers {
@@ -413,6 +430,40 @@ impl Session {
             }
         }
         machine.finish();
+        self.refuse_failures()
+    }
+
+    fn run_server(&mut self, serving: &Serving, call: &OwnedRequest, limit: TimeLimit, repeat: u32) -> Outcome<()> {
+        let Serving { hypervisor, server, machine, services } = serving;
+        let begun = Instant::now();
+        let deadline = limit.deadline(begun);
+        let booted = solo5::server::Template::boot(hypervisor, server, machine, services.clone(), deadline);
+        let took = begun.elapsed();
+        self.run.boot_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut machine = match booted {
+            Ok((_, machine)) => machine,
+            Err(crash) => return Ok(self.crashed(crash)),
+        };
+        self.say(&format!("booted in {:.1} µs", micros(took)));
+        for number in 1..=repeat {
+            let call_id = format!("run-{number}");
+            let mut response = Response::default();
+            let deadline = limit.deadline(Instant::now());
+            let used = match call.with(&call_id, |request| machine.invoke_into(request, deadline, &mut response)) {
+                Ok(used) => used,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.answer(response)?;
+            let begun = Instant::now();
+            machine = match used.rewind() {
+                Ok(machine) => machine,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.settled(begun.elapsed(), Isolation::Rewind);
+            if self.audit {
+                self.audited(machine.audit())?;
+            }
+        }
         self.refuse_failures()
     }
 

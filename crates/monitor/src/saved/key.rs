@@ -43,7 +43,8 @@ impl TemplateKey {
         Self::of(hypervisor.cpuid(), unikernel, config, accel, origin)
     }
 
-    /// The key of what would be booted from a program, of whichever machine type.
+    /// The key of what would be booted from a program, of whichever machine type. None of one that serves by itself: its
+    /// template has the other end of its network in it, which no file holds.
     #[must_use]
     pub fn of_program(
         hypervisor: &Hypervisor,
@@ -51,10 +52,11 @@ impl TemplateKey {
         config: &MachineConfig,
         accel: &Session,
         origin: &str,
-    ) -> Self {
+    ) -> Option<Self> {
         match program {
-            Program::Native(unikernel) => Self::new(hypervisor, unikernel, config, accel, origin),
-            Program::Solo5(image) => Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin),
+            Program::Native(unikernel) => Some(Self::new(hypervisor, unikernel, config, accel, origin)),
+            Program::Solo5(image) => Some(Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin)),
+            Program::Solo5Server(_) => None,
         }
     }
 

@@ -45,7 +45,7 @@ const ARGUMENTS: &str = "solo5_arguments";
 const BINDINGS: &str = "Solo5:";
 
 /// What bindings print at the start, before any of these.
-const BANNER: [&str; 4] = [
+pub(super) const BANNER: [&str; 4] = [
     "            |      ___|",
     "  __|  _ \\  |  _ \\ __ \\",
     "\\__ \\ (   | | (   |  ) |",
@@ -54,7 +54,7 @@ const BANNER: [&str; 4] = [
 
 /// How a request's body becomes a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Arguments {
+pub(super) enum Arguments {
     /// As it is where no word of it could be an option or ends a quotation, as one quoted word elsewhere.
     Safe,
     /// As it is.
@@ -130,7 +130,7 @@ impl Console for Output {
 }
 
 /// Bytes that bindings may print beside a response; what is more is lost.
-const LOG_ROOM: usize = 64 * 1024;
+pub(super) const LOG_ROOM: usize = 64 * 1024;
 
 impl Template {
     /// Boots a machine and runs its guest until it depends on a request. The machine is the template's first.
@@ -177,7 +177,7 @@ impl Template {
         let failed = |end| Crash::new(cause_of(end, &symbols, at, deadline, began, Duration::ZERO), Usage::default());
         let in_call = match stopped.map_err(failed)? {
             Stopped::AtCommandLine => false,
-            Stopped::AtHypercall | Stopped::Halted(_) => true,
+            Stopped::AtHypercall | Stopped::Halted(_) | Stopped::ByLink => true,
         };
         let Machine { processor, memory, layout, devices, .. } = &mut machine;
         processor.hide_command_line(memory, layout, false).map_err(cause)?;
@@ -270,7 +270,7 @@ pub fn body_max(environment: &[(String, String)]) -> u64 {
 }
 
 /// Words for the bindings, and how a body becomes a command line.
-fn settings(environment: &[(String, String)]) -> (String, Arguments) {
+pub(super) fn settings(environment: &[(String, String)]) -> (String, Arguments) {
     let value = |name| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let level = value(LOG).filter(|level| ["quiet", "error", "warn", "info", "debug"].contains(level));
     let arguments = match value(ARGUMENTS) {
@@ -405,40 +405,10 @@ impl CommandMachine {
 
     fn crash(mut self, cause: Cause, trap: Option<Trap>, request: &Request<'_>) -> Box<Crash> {
         self.machine.end_debugging(None);
-        // After a trap, those that bindings kept; the others are their own by now.
-        let registers = trap.map_or_else(
-            || self.machine.processor.registers(&self.machine.memory),
-            |Trap { rip, rsp, rflags, .. }| Registers { rip, rsp, rflags, ..Registers::default() },
-        );
-        let fault = trap.map(|trap| FaultDetail::from(self.fault(trap)));
-        let at = CodeAddress::new(registers.rip, &self.template.inner.symbols);
-        let report = Report {
-            registers,
-            fault,
-            backtrace: vec![Frame { at, found: Found::Processor }],
-            last_lines: self.last_lines.iter().cloned().collect(),
-            request: Some(RequestSummary::of(request)),
-        };
+        let (symbols, request) = (&self.template.inner.symbols, RequestSummary::of(request));
+        let report = report(&mut self.machine, symbols, &self.last_lines, trap, Some(request));
         let usage = self.usage();
         Crash::with_report(cause, usage, Some(report))
-    }
-
-    /// The exception that a guest's trap was. Bindings say its name, and not its number.
-    fn fault(&self, trap: Trap) -> Fault {
-        const NAMES: [&str; 20] = [
-            "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF",
-            "#15", "#MF", "#AC", "#MC", "#XM",
-        ];
-        let named = |text: &str| NAMES.iter().position(|name| text.contains(&format!("type={name} ")));
-        let vector =
-            self.last_lines.iter().find_map(|(_, text)| named(text)).and_then(|vector| u8::try_from(vector).ok());
-        // Without a name: an address that was touched is a page fault's.
-        let vector = vector.unwrap_or(if self.machine.processor.faulted_at(trap.cr2) {
-            Fault::PAGE_FAULT
-        } else {
-            Fault::PROTECTION
-        });
-        Fault { vector, error_code: trap.error_code, at: trap.rip, address: trap.cr2 }
     }
 
     /// Compares the machine with its template, bit for bit.
@@ -477,6 +447,38 @@ impl UsedCommand {
     }
 }
 
+/// In what state a guest has ended.
+pub(super) fn report(
+    machine: &mut Machine,
+    symbols: &Unikernel,
+    last_lines: &LastLines,
+    trap: Option<Trap>,
+    request: Option<RequestSummary>,
+) -> Report {
+    // After a trap, those that bindings kept; the others are their own by now.
+    let registers = trap.map_or_else(
+        || machine.processor.registers(&machine.memory),
+        |Trap { rip, rsp, rflags, .. }| Registers { rip, rsp, rflags, ..Registers::default() },
+    );
+    let fault = trap.map(|trap| FaultDetail::from(fault(machine, last_lines, trap)));
+    let at = CodeAddress::new(registers.rip, symbols);
+    let backtrace = vec![Frame { at, found: Found::Processor }];
+    Report { registers, fault, backtrace, last_lines: last_lines.iter().cloned().collect(), request }
+}
+
+/// The exception that a guest's trap was. Bindings say its name, and not its number.
+fn fault(machine: &Machine, last_lines: &LastLines, trap: Trap) -> Fault {
+    const NAMES: [&str; 20] = [
+        "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF", "#15",
+        "#MF", "#AC", "#MC", "#XM",
+    ];
+    let named = |text: &str| NAMES.iter().position(|name| text.contains(&format!("type={name} ")));
+    let vector = last_lines.iter().find_map(|(_, text)| named(text)).and_then(|vector| u8::try_from(vector).ok());
+    // Without a name: an address that was touched is a page fault's.
+    let unnamed = if machine.processor.faulted_at(trap.cr2) { Fault::PAGE_FAULT } else { Fault::PROTECTION };
+    Fault { vector: vector.unwrap_or(unnamed), error_code: trap.error_code, at: trap.rip, address: trap.cr2 }
+}
+
 pub(super) fn boot_cause(error: BootError) -> Cause {
     match error {
         BootError::Host(cause) => cause,
@@ -485,7 +487,14 @@ pub(super) fn boot_cause(error: BootError) -> Cause {
 }
 
 /// The end of a guest in a function's terms.
-fn cause_of(end: End, symbols: &Unikernel, at: u64, deadline: Instant, began: Instant, paused: Duration) -> Cause {
+pub(super) fn cause_of(
+    end: End,
+    symbols: &Unikernel,
+    at: u64,
+    deadline: Instant,
+    began: Instant,
+    paused: Duration,
+) -> Cause {
     let at = CodeAddress::new(at, symbols);
     match end {
         End::Host(cause) => cause,

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{
     LARGE_PAGE,
     device::{AttachError, Attached, Devices},
-    hypercall::{Call, Flow},
+    hypercall::{self, Call, Flow},
     image::{Image, ImageError},
     layout::{self, COMMAND_LINE_SIZE, Layout},
     processor::{CpuState, Exit, HYPERCALLS, PORT_BASE, PORT_KICK, Processor, Ring},
@@ -23,6 +23,7 @@ use crate::{
     deadline::{Kick, Timer},
     debugger::{self, Debugger, Verdict},
     hypervisor::{Host, Hypervisor, KvmHost},
+    kvm::Purpose,
     limits::{self, Limits},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
     message::Usage,
@@ -92,6 +93,12 @@ pub enum BootError {
     Memory {
         /// Bytes asked for.
         memory: u64,
+    },
+    /// A server has a network device, and not several.
+    #[error("a unikernel that serves has one network device; this one declares {count}")]
+    NetworkDevices {
+        /// How many.
+        count: usize,
     },
     /// It needs a virtual machine, and functions run as processes.
     #[error("a Solo5 unikernel for hvt needs KVM; it cannot run as a process")]
@@ -215,6 +222,8 @@ pub struct Machine {
     timer: Option<Timer>,
     pub(crate) limits: Limits,
     pub(crate) usage: Usage,
+    /// Where the structure of the call is in which it waits for packets; it goes on there.
+    pub(crate) waits_at: Option<u32>,
     buffer: Vec<u8>,
     /// Whoever debugs it.
     pub(super) debugger: Option<Box<Debugger>>,
@@ -251,6 +260,8 @@ pub(crate) enum Stopped {
     AtCommandLine,
     /// It is about to make its first hypercall, and was to be stopped there.
     AtHypercall,
+    /// Whoever drives it by its link has what he wants.
+    ByLink,
 }
 
 /// Until when a guest is run.
@@ -267,6 +278,31 @@ impl Machine {
     /// # Errors
     /// It does not fit, or the host cannot give it a machine.
     pub fn boot(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config)
+    }
+
+    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_once(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config)
+    }
+
+    fn boot_for(
+        purpose: Purpose,
         hypervisor: &Hypervisor,
         image: &Image,
         devices: Devices,
@@ -294,7 +330,7 @@ impl Machine {
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
-        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring)?;
+        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring, purpose)?;
         let cycles = processor.cycles_per_second()?;
         layout.write_boot_info(&memory, &devices.manifest.encode(), cycles).map_err(outside)?;
         layout::write_command_line(&memory, command_line).map_err(outside)?;
@@ -314,6 +350,7 @@ impl Machine {
             timer: None,
             limits,
             usage,
+            waits_at: None,
             buffer: Vec::new(),
             debugger: None,
             has_request: false,
@@ -340,7 +377,7 @@ impl Machine {
     pub fn run(&mut self, console: &mut dyn Console, deadline: Option<Instant>) -> Result<Halted, End> {
         match self.run_until(console, deadline, Until::Halt)? {
             Stopped::Halted(halted) => Ok(halted),
-            Stopped::AtCommandLine | Stopped::AtHypercall => Err(End::Host(Cause::Shutdown)),
+            Stopped::AtCommandLine | Stopped::AtHypercall | Stopped::ByLink => Err(End::Host(Cause::Shutdown)),
         }
     }
 
@@ -390,19 +427,26 @@ impl Machine {
         deadline: Option<Instant>,
         until: Until,
     ) -> Result<Stopped, End> {
+        if let Some(at) = self.waits_at
+            && let Some(stopped) = self.serve(hypercall::number::POLL, at, console, deadline)?
+        {
+            return Ok(stopped);
+        }
         loop {
             match self.next_exit(timer, deadline)? {
                 Exit::Out { port: PORT_KICK, .. } => {
+                    let began = self.devices.link.is_some().then(Instant::now);
                     ring::serve(&self.memory, &self.layout, &mut self.devices, &mut self.buffer)?;
+                    if let Some(stopped) = self.after_frames(began)? {
+                        return Ok(stopped);
+                    }
                 }
                 Exit::Out { port, value } if (PORT_BASE..PORT_BASE + HYPERCALLS).contains(&port) => {
                     if until == Until::Request {
                         return Ok(Stopped::AtHypercall);
                     }
-                    let Self { memory, layout, devices, buffer, .. } = self;
-                    let mut call = Call { memory, layout, devices, console, deadline, buffer };
-                    if let Flow::Halt { status, cookie } = call.serve(port - PORT_BASE, value)? {
-                        return Ok(Stopped::Halted(Halted { status, cookie }));
+                    if let Some(stopped) = self.serve(port - PORT_BASE, value, console, deadline)? {
+                        return Ok(stopped);
                     }
                 }
                 Exit::Out { port, .. } | Exit::BadPort { port } => return Err(End::InvalidPort { port }),
@@ -438,6 +482,45 @@ impl Machine {
         }
     }
 
+    /// Serves a hypercall; tells how the guest stops, if it does.
+    fn serve(
+        &mut self,
+        number: u16,
+        at: u32,
+        console: &mut dyn Console,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Stopped>, End> {
+        let waits = number == hypercall::number::POLL;
+        // Whoever goes on with a guest that was stopped there makes the call again.
+        self.waits_at = waits.then_some(at);
+        let began = (self.devices.link.is_some() && !waits).then(Instant::now);
+        let Self { memory, layout, devices, buffer, .. } = self;
+        let mut call = Call { memory, layout, devices, console, deadline, buffer };
+        match call.serve(number, at)? {
+            Flow::Resume => {
+                self.waits_at = None;
+                self.after_frames(began)
+            }
+            Flow::Wait => Ok(Some(Stopped::ByLink)),
+            Flow::Halt { status, cookie } => Ok(Some(Stopped::Halted(Halted { status, cookie }))),
+        }
+    }
+
+    /// After frames may have come or gone by a link since then: what the host did with them is the guest's time, so that
+    /// it cannot have more of that than it may by sending many.
+    fn after_frames(&mut self, began: Option<Instant>) -> Result<Option<Stopped>, End> {
+        let Some((_, link)) = &self.devices.link else { return Ok(None) };
+        if let Some(began) = began {
+            let took = began.elapsed();
+            self.limits.charge(took);
+            self.usage.cpu += link.charge(took);
+        }
+        if link.stops() {
+            return Ok(Some(Stopped::ByLink));
+        }
+        self.limits.cpu_exceeded(self.usage.cpu).map_or(Ok(None), |limit| Err(End::CpuTime { limit }))
+    }
+
     /// Runs the guest until it stops, and counts what it took.
     fn run_once(&mut self, timer: Option<&Timer>, deadline: Option<Instant>) -> Result<Exit, End> {
         let (Some(timer), Some(far)) = (timer, deadline) else {
@@ -448,7 +531,8 @@ impl Machine {
         timer.kick_at(self.limits.look_at(run, self.usage.cpu, far));
         let exit = self.processor.run(&mut self.memory, &self.layout);
         let interrupted = matches!(exit, Ok(Exit::Interrupted));
-        self.usage.cpu += self.limits.leave(run, interrupted, limits::thread_clock);
+        let took = self.limits.leave(run, interrupted, limits::thread_clock);
+        self.usage.cpu += self.devices.link.as_ref().map_or(took, |(_, link)| link.charge(took));
         self.usage.exits += u32::from(!interrupted);
         match self.limits.cpu_exceeded(self.usage.cpu) {
             Some(limit) => Err(End::CpuTime { limit }),

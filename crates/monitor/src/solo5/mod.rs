@@ -15,6 +15,7 @@
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
+//! | [`server`] | functions: a guest that serves HTTP by itself, over a link that ends in this process |
 //! | [`spt`] | the other tender: the guest as this process, under a filter |
 //! | `saved` | which of a machine is in a template's file |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
@@ -35,6 +36,7 @@ mod probe;
 mod processor;
 mod ring;
 pub(crate) mod saved;
+pub mod server;
 mod signals;
 pub mod spt;
 mod tap;

@@ -1,6 +1,7 @@
-//! `kernlet solo5-hvt` and `kernlet solo5-spt`: take the place of Solo5's tenders of these names, also when called by them.
-//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring` is ours.
-//! Called by `main` before anything else looks at the command line. It needs no platform.
+//! Solo5's tenders: `kernlet solo5-hvt` and `kernlet solo5-spt`, also where `kernlet` is called by these names, and programs
+//! of these names. Arguments, output and exit codes are those that people, scripts and container runtimes know; `--ring` is
+//! ours. It needs no platform.
+#![forbid(unsafe_code)]
 
 use std::{
     env,
@@ -14,33 +15,13 @@ use std::{
 };
 
 use kernlet_jail::{Jail, Layer, Mode};
+pub use kernlet_monitor::solo5::Target;
 use kernlet_monitor::solo5::{
     ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, Core, CoreDump, DeviceKind, Devices, End,
-    FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
+    FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
     spt::{self, SptError},
 };
 use kernlet_monitor::{Debugger, Hypervisor, StopAt};
-
-/// Run a Solo5 unikernel, with the arguments of Solo5's own tender
-#[derive(Debug, clap::Args)]
-#[command(
-    disable_help_flag = true,
-    after_long_help = "\
-Examples:
-  kernlet solo5-hvt --mem=32 hello.hvt Hello
-  kernlet solo5-hvt --block:storage=disk.img --net:service=tap0 server.hvt"
-)]
-pub(crate) struct Args {
-    /// As for solo5-hvt; `--help` lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
-}
-
-impl Args {
-    pub(crate) fn run(&self, target: Target) -> ExitCode {
-        run(target, target.tender(), &self.arguments)
-    }
-}
 
 /// Longest name of a device, in bytes.
 const NAME_MAX: usize = 67;
@@ -51,8 +32,18 @@ const INTERFACE_MAX: usize = 19;
 /// Memory of a guest where nobody says how much, in bytes.
 const MEMORY: u64 = 512 << 20;
 
+/// All of a tender's program.
+#[must_use]
+pub fn main(target: Target) -> ExitCode {
+    let mut arguments = env::args_os();
+    let own = arguments.next().unwrap_or_default();
+    let name = Path::new(&own).file_name().and_then(OsStr::to_str).unwrap_or(target.tender());
+    run(target, name, &arguments.collect::<Vec<_>>())
+}
+
 /// The tender that this process is to be, if it is one: by its own name, or by its first argument.
-pub(crate) fn called() -> Option<ExitCode> {
+#[must_use]
+pub fn called() -> Option<ExitCode> {
     let mut arguments = env::args_os();
     let own = arguments.next()?;
     let name = Path::new(&own).file_name()?.to_str()?;
@@ -69,7 +60,9 @@ fn target(name: &str) -> Option<Target> {
     [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
 }
 
-fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
+/// Runs a tender under this name with these arguments, until its guest has ended.
+#[must_use]
+pub fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
     let tender = Tender { program: program.to_owned(), target };
     match tender.run(arguments) {
         Ok(status) => status,
@@ -219,9 +212,9 @@ impl Tender {
         let memory = self.memory(memory)?;
         let core = core.map(|folder| CoreDump::into_folder(&folder)).transpose();
         let core = core.map_err(|error| Failed::because(&error))?;
-        let hypervisor = Hypervisor::open().map_err(|error| Failed::because(&error))?;
+        let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
-        let machine = Machine::boot(&hypervisor, &image, devices, &command_line, Config { memory, ring });
+        let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, Config { memory, ring });
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
             BootError::Devices(error) => not_attached(&error),
