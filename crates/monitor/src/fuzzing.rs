@@ -331,7 +331,7 @@ impl Solo5TemplateReader {
     /// # Panics
     /// When it is not so.
     pub fn read(&self, bytes: &[u8]) -> Result<(), LoadError> {
-        let (memory, cpu) = self.shape.read(bytes, &self.key)?;
+        let (memory, cpu, moment) = self.shape.read(bytes, &self.key)?;
         let untouched = GuestMemory::new(memory.size()).unwrap();
         saved::Shape::write_own(&self.shape, &untouched).unwrap();
         let layout = &self.shape.layout;
@@ -342,7 +342,7 @@ impl Solo5TemplateReader {
             untouched.read(offset, &mut theirs).unwrap();
             assert!(ours == theirs, "the monitor's page at {offset:#x} came from the file");
         }
-        assert_eq!(cpu.encode().len() + 8, self.shape.first_cpu().len());
+        assert_eq!(cpu.encode().len() + size_of_val(&moment), self.shape.first_cpu().len());
         Ok(())
     }
 }

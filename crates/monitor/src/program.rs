@@ -188,8 +188,9 @@ impl ProgramTemplate {
         Ok(match program {
             Program::Native(unikernel) => Self::Native(Template::load(file, key, hypervisor, unikernel, config)?),
             Program::Solo5(image) => Self::Solo5(solo5::Template::load(file, key, hypervisor, image, config)?),
-            // None is ever saved.
-            Program::Solo5Server(_) => return Err(LoadError::Stale { what: "another unikernel" }),
+            Program::Solo5Server(server) => {
+                Self::Solo5Server(server::Template::load(file, key, hypervisor, server, config)?)
+            }
         })
     }
 
@@ -202,8 +203,7 @@ impl ProgramTemplate {
         match self {
             Self::Native(template) => template.save(file, key),
             Self::Solo5(template) => template.save(file, key),
-            // It has no key.
-            Self::Solo5Server(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Solo5Server(template) => template.save(file, key),
         }
     }
 

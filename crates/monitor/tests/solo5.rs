@@ -220,7 +220,7 @@ fn a_solo5_machine_is_its_template_again_after_each_request() {
 /// The key of a function's template.
 fn key(function: &Function, program: &Program, config: &MachineConfig) -> TemplateKey {
     let accel = Runtime::new(Vec::new()).session();
-    TemplateKey::of_program(&function.hypervisor, program, config, &accel, "sha256:image").unwrap()
+    TemplateKey::of_program(&function.hypervisor, program, config, &accel, "sha256:image")
 }
 
 /// A template's file.

@@ -13,8 +13,8 @@ use std::{
 use common::{Lines, MIB, in_seconds, patience, solo5_guest};
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
-    Backend, Cause, Crash, Hypervisor, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request,
-    Response, Services,
+    Backend, Cause, Crash, Hypervisor, Limits, LoadError, MachineConfig, Program, ProgramMachine, ProgramTemplate,
+    Request, Response, Services, TemplateKey,
     solo5::{
         Image, Target,
         server::{Serve, Server, ServerMachine},
@@ -138,6 +138,75 @@ fn a_server_answers_requests_of_every_kind() {
             assert!(response.usage.exits > 0 && response.usage.pages > 0 && !response.usage.cpu.is_zero());
         }
     }
+}
+
+/// A template's file.
+fn saved(function: &Function, template: &ProgramTemplate) -> (TemplateKey, Vec<u8>) {
+    let program = Program::Solo5Server(function.server.clone());
+    let accel = Runtime::new(Vec::new()).session();
+    let key = TemplateKey::of_program(&function.hypervisor, &program, &function.config, &accel, "sha256:image");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("template");
+    template.save(&std::fs::File::create(&path).unwrap(), &key).unwrap();
+    (key, std::fs::read(path).unwrap())
+}
+
+fn load(function: &Function, key: &TemplateKey, bytes: &[u8]) -> Result<ProgramTemplate, LoadError> {
+    let program = Program::Solo5Server(function.server.clone());
+    ProgramTemplate::load(bytes, key, &function.hypervisor, &program, &function.config)
+}
+
+#[test]
+fn a_servers_template_from_a_file_serves_as_the_one_that_was_saved() {
+    for (arguments, shares) in [("", false), (" --hypercalls", false), ("", true)] {
+        let Some(mut function) = Function::with("server", &format!("--ipv4={{ipv4}} --port={{port}}{arguments}"))
+        else {
+            return;
+        };
+        function.server.serve.shares = shares;
+        let (template, machine) = function.boot();
+        // What a request did is in no file.
+        ask(machine, "POST", "/echo", b"before");
+        let (key, bytes) = saved(&function, &template);
+        let loaded = load(&function, &key, &bytes).unwrap();
+        let mut machine = function.another(&loaded);
+        for round in 0..3 {
+            if !shares {
+                audit(&mut machine);
+            }
+            let body = vec![round; 5000];
+            let (rewound, response) = ask(machine, "POST", "/echo", &body);
+            machine = rewound;
+            assert!(response.status == 200 && response.body == body, "{arguments} {shares}: {response:?}");
+        }
+    }
+}
+
+#[test]
+fn a_servers_template_of_other_addresses_or_damaged_is_refused() {
+    let Some(function) = Function::of("server") else { return };
+    let (template, _) = function.boot();
+    let (key, bytes) = saved(&function, &template);
+    for change in [
+        |serve: &mut Serve| serve.address = [10, 0, 0, 3].into(),
+        |serve: &mut Serve| serve.prefix = 16,
+        |serve: &mut Serve| serve.port = 80,
+        |serve: &mut Serve| serve.arguments.push(' '),
+        |serve: &mut Serve| serve.shares = true,
+    ] {
+        let mut other = Function::of("server").unwrap();
+        change(&mut other.server.serve);
+        let (template, _) = other.boot();
+        let (other_key, _) = saved(&other, &template);
+        assert_ne!(key, other_key);
+        assert!(matches!(load(&other, &other_key, &bytes), Err(LoadError::Stale { .. })));
+    }
+    for at in (0..bytes.len()).step_by(997) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        assert!(load(&function, &key, &changed).is_err(), "byte {at} changed");
+    }
+    assert!(load(&function, &key, &bytes).is_ok());
 }
 
 #[test]

@@ -326,9 +326,7 @@ fn saved_template(
     let (Some(path), Backend::Kvm) = (&spec.template, hypervisor.backend()) else {
         return (None, None);
     };
-    let Some(key) = TemplateKey::of_program(hypervisor, program, machine, accel, &spec.digest) else {
-        return (None, None);
-    };
+    let key = TemplateKey::of_program(hypervisor, program, machine, accel, &spec.digest);
     match saved::open(path, Wanted { key: &key, hypervisor, program, machine }, log) {
         Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
         Saved::Missing(destination) => (None, destination),

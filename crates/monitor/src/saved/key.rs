@@ -7,7 +7,13 @@ use kvm_bindings::CpuId;
 use sha2::{Digest as _, Sha256};
 
 use super::{FORMAT, Header, MAGIC};
-use crate::{Hypervisor, MachineConfig, Program, Unikernel, kvm, solo5};
+use crate::{
+    Hypervisor, MachineConfig, Program, Unikernel, kvm,
+    solo5::{
+        self,
+        server::{Serve, Server},
+    },
+};
 
 /// Version of the program: another one may do anything else with its machines.
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -43,8 +49,7 @@ impl TemplateKey {
         Self::of(hypervisor.cpuid(), unikernel, config, accel, origin)
     }
 
-    /// The key of what would be booted from a program, of whichever machine type. None of one that serves by itself: its
-    /// template has the other end of its network in it, which no file holds.
+    /// The key of what would be booted from a program, of whichever machine type.
     #[must_use]
     pub fn of_program(
         hypervisor: &Hypervisor,
@@ -52,11 +57,18 @@ impl TemplateKey {
         config: &MachineConfig,
         accel: &Session,
         origin: &str,
-    ) -> Option<Self> {
+    ) -> Self {
         match program {
-            Program::Native(unikernel) => Some(Self::new(hypervisor, unikernel, config, accel, origin)),
-            Program::Solo5(image) => Some(Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin)),
-            Program::Solo5Server(_) => None,
+            Program::Native(unikernel) => Self::new(hypervisor, unikernel, config, accel, origin),
+            Program::Solo5(image) => Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin),
+            Program::Solo5Server(Server { image, serve }) => {
+                let Serve { address, prefix, port, arguments, shares } = serve;
+                let plain = Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin);
+                let settings =
+                    Parts::new().add(&plain.settings).add(&address.octets()).add(&[*prefix, u8::from(*shares)]);
+                let settings = settings.add(&port.to_le_bytes()).add(arguments.as_bytes()).finish();
+                Self { settings, ..plain }
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     layout::{Layout, told_cycles, write_command_line},
     machine::{BootError, COMMAND_LINE_MAX, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
-    saved::Saved,
+    saved::{Moment, Saved},
 };
 use crate::{
     backtrace::{Found, Frame},
@@ -213,7 +213,7 @@ impl Template {
     ) -> Result<Self, LoadError> {
         kvm_host(hypervisor).map_err(boot_cause)?;
         let shape = Saved::new(image, config.memory)?;
-        let (memory, cpu) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let (memory, cpu, _) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
         let (words, arguments) = settings(&config.environment);
         let inner = Inner {
             memory,
@@ -240,7 +240,7 @@ impl Template {
             return Err(io::Error::other("its guest writes to its block devices at the start"));
         }
         let shape = Saved::new(image, self.inner.layout.memory).map_err(io::Error::other)?;
-        shape.write(file, key, memory, cpu)
+        shape.write(file, key, memory, cpu, Moment::default())
     }
 
     /// Another machine, in exactly the template's state.

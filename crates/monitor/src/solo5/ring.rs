@@ -10,12 +10,13 @@ use super::{
     layout::Layout,
     machine::End,
 };
-use crate::memory::GuestMemory;
+use crate::memory::{FrozenMemory, GuestMemory};
 
 const ENTRIES: u32 = 1024;
 
 // Offsets of the indices, which only grow; the host's are the last three.
 const ENTRY_TAIL: u64 = 0;
+const COMMIT_HEAD: u64 = 4;
 const ENTRY_HEAD: u64 = 64;
 const COMMIT_TAIL: u64 = 68;
 const NEEDS_KICK: u64 = 72;
@@ -50,6 +51,16 @@ struct Commit {
 /// Asks the guest to say when it has put something into a new ring.
 pub(crate) fn prepare(memory: &GuestMemory, ring: u64) -> Result<(), End> {
     store(memory, ring + NEEDS_KICK, &1_u32)
+}
+
+/// Whether a template's ring has nothing in it: no frame that the guest gave and the host has not taken, nor one that came and
+/// the guest has not seen.
+pub(crate) fn is_idle(memory: &FrozenMemory, ring: u64) -> bool {
+    let index = |at: u64| {
+        let mut index = [0; 4];
+        memory.read(ring + at, &mut index).map(|()| u32::from_le_bytes(index)).ok()
+    };
+    index(ENTRY_TAIL) == index(ENTRY_HEAD) && index(COMMIT_HEAD) == index(COMMIT_TAIL)
 }
 
 /// Does what is in the ring.

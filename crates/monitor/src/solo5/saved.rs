@@ -1,14 +1,15 @@
-//! Templates of Solo5 machines in files: which of their memory comes from there, and which is made anew. Used by the template
-//! of a function. What a device has of its own, its ring of frames above all, is in no file.
+//! Templates of Solo5 machines in files: which of their memory comes from there, and which is made anew. Used by the templates
+//! of functions. No frame that is on its way is in a file: a ring of frames is in one only where there is nothing in it.
 
 use std::{fs::File, io, io::Read};
 
 use kernlet_abi::Span;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
-    Config, GUEST_MIN, Image,
+    Config, Devices, GUEST_MIN, Image, LARGE_PAGE, MEMORY_MAX,
     command::boot_cause,
-    layout::{Layout, told_cycles},
+    layout::{Layout, told_cycles, write_command_line},
     manifest::Manifest,
     processor::{CpuState, write_tables},
     ring,
@@ -19,8 +20,24 @@ use crate::{
     saved::{self, LoadError, Shape, TemplateKey},
 };
 
-/// Bytes of the processor's state in a file: the clock's speed, which the guest was told, goes before the registers.
-const CPU_LEN: usize = size_of::<u64>() + CpuState::ENCODED_LEN;
+/// Bytes of the processor's state in a file: what else is to be known goes before the registers.
+const CPU_LEN: usize = size_of::<Moment>() + CpuState::ENCODED_LEN;
+
+/// What a file says of the moment at which a template was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Moment {
+    /// The speed of its clock that the guest was told, in cycles a second.
+    pub(crate) cycles_per_second: u64,
+    /// What its clock showed, in cycles, where it has looked at it.
+    pub(crate) clock: u64,
+    /// When that was, in nanoseconds since 1970.
+    pub(crate) time: u64,
+    /// Where the structure of the call is in which it waits for packets, if it does.
+    pub(crate) waits_at: u64,
+    /// Where its frames go, of which the first six bytes count.
+    pub(crate) guest: [u8; 8],
+}
 
 /// The shape of a unikernel's templates.
 #[derive(Debug)]
@@ -28,6 +45,8 @@ pub(crate) struct Saved {
     pub(crate) layout: Layout,
     /// As its machines have it.
     manifest: Manifest,
+    /// What it was given at the start, where that is not given with a request.
+    command_line: Vec<u8>,
 }
 
 impl Shape for Saved {
@@ -39,14 +58,14 @@ impl Shape for Saved {
         CPU_LEN
     }
 
-    /// The unikernel, its heap and its stack: not what it was told at the start, nor the ring above.
+    /// The unikernel, its heap, its stack, and the ring above: not what it was told at the start.
     fn keeps(&self, span: Span) -> bool {
-        span.offset >= GUEST_MIN && span.offset.checked_add(span.len).is_some_and(|end| end <= self.layout.memory)
+        span.offset >= GUEST_MIN && span.offset.checked_add(span.len).is_some_and(|end| end <= self.layout.end())
     }
 
     fn write_own(&self, memory: &GuestMemory) -> Result<(), Cause> {
         write_tables(memory, &self.layout)?;
-        self.layout.ring.map_or(Ok(()), |at| ring::prepare(memory, at).map_err(|_| Cause::Shutdown))
+        write_command_line(memory, &self.command_line).map_err(|_| Cause::Shutdown)
     }
 }
 
@@ -54,31 +73,52 @@ impl Saved {
     /// Of a unikernel with so much memory, whose devices are its disks.
     pub(crate) fn new(image: &Image, memory: u64) -> Result<Self, Cause> {
         let devices = image.devices(&[]).map_err(|error| boot_cause(error.into()))?;
+        Self::with_devices(image, devices, memory, Vec::new())
+    }
+
+    /// Of a unikernel with these devices, and this command line from the start.
+    pub(crate) fn with_devices(
+        image: &Image,
+        devices: Devices,
+        memory: u64,
+        command_line: Vec<u8>,
+    ) -> Result<Self, Cause> {
         let with_ring = devices.has_net();
         let manifest = devices.complete().map_err(|error| boot_cause(error.into()))?.manifest;
         let memory = Config::round_memory(memory);
+        let memory = if with_ring { memory.min(MEMORY_MAX - LARGE_PAGE) } else { memory };
         let loaded = image.load(memory).map_err(|error| boot_cause(error.into()))?;
-        Ok(Self { layout: Layout::new(memory, with_ring, loaded), manifest })
+        Ok(Self { layout: Layout::new(memory, with_ring, loaded), manifest, command_line })
     }
 
+    /// Writes a template to an empty file, its head last. The speed of the clock is the one that the guest was told.
     pub(crate) fn write(
         &self,
         file: &File,
         key: &TemplateKey,
         memory: &FrozenMemory,
         cpu: &CpuState,
+        moment: Moment,
     ) -> io::Result<()> {
-        let cpu = [&told_cycles(memory).to_le_bytes()[..], &cpu.encode()].concat();
-        saved::write(file, key, memory, self, &cpu)
+        if self.layout.ring.is_some_and(|at| !ring::is_idle(memory, at)) {
+            return Err(io::Error::other("frames are on their way in it"));
+        }
+        let moment = Moment { cycles_per_second: told_cycles(memory), ..moment };
+        saved::write(file, key, memory, self, &[moment.as_bytes(), &cpu.encode()].concat())
     }
 
-    pub(crate) fn read(&self, from: impl Read, key: &TemplateKey) -> Result<(FrozenMemory, CpuState), LoadError> {
+    pub(crate) fn read(
+        &self,
+        from: impl Read,
+        key: &TemplateKey,
+    ) -> Result<(FrozenMemory, CpuState, Moment), LoadError> {
         let (memory, cpu) = saved::read(from, key, self)?;
-        let (cycles, cpu) = cpu.split_first_chunk().ok_or(saved::damaged("its registers are cut short"))?;
+        let (moment, cpu) =
+            Moment::read_from_prefix(&cpu).map_err(|_| saved::damaged("its registers are cut short"))?;
         let cpu = CpuState::decode(cpu, &self.layout).map_err(saved::damaged)?;
-        let told = self.layout.write_boot_info(&memory, &self.manifest.encode(), u64::from_le_bytes(*cycles));
+        let told = self.layout.write_boot_info(&memory, &self.manifest.encode(), moment.cycles_per_second);
         told.map_err(|_| Cause::Shutdown)?;
-        Ok((saved::freeze(memory)?, cpu))
+        Ok((saved::freeze(memory)?, cpu, moment))
     }
 }
 
@@ -86,7 +126,7 @@ impl Saved {
 impl Saved {
     /// The processor's part of a file, of a guest that has not run.
     pub(crate) fn first_cpu(&self) -> Vec<u8> {
-        [&[0; 8][..], &CpuState::first(&self.layout).encode()].concat()
+        [Moment::default().as_bytes(), &CpuState::first(&self.layout).encode()].concat()
     }
 }
 

@@ -16,10 +16,12 @@ mod message;
 mod shared;
 
 use std::{
+    fs::File,
+    io::{self, BufReader, Read},
     mem,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
@@ -35,8 +37,9 @@ use super::{
     command::{BANNER, LOG_ROOM, boot_cause, cause_of, report, settings},
     device::Attached,
     layout::Layout,
-    machine::{BootError, Halted, Machine, Stopped, Trap, Until},
+    machine::{BootError, Halted, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
+    saved::{Moment, Saved},
 };
 use crate::{
     crash::{Cause, CodeAddress, Crash},
@@ -47,6 +50,7 @@ use crate::{
     memory::FrozenMemory,
     message::{Level, Request, Response, Services, Usage},
     report::{LastLines, RequestSummary},
+    saved::{self, LoadError, TemplateKey},
 };
 
 /// A unikernel and where it serves.
@@ -122,6 +126,19 @@ impl Server {
     }
 }
 
+impl Server {
+    /// What of its templates is in a file.
+    fn saved(&self, memory: u64, command_line: &str) -> Result<Saved, Cause> {
+        let devices = self.devices(&Link::new(self.serve.addresses()), &[]).map_err(boot_cause)?;
+        Saved::with_devices(&self.image, devices, memory, command_line.into())
+    }
+}
+
+/// So much time in cycles of a clock of this speed.
+fn cycles(time: Duration, speed: u64) -> u64 {
+    u64::try_from(time.as_nanos().saturating_mul(u128::from(speed)) / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
 /// The clean state of a server's machines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -133,12 +150,16 @@ struct Inner {
     memory: FrozenMemory,
     cpu: CpuState,
     layout: Layout,
+    /// What the guest was given at the start.
+    command_line: String,
     server: Server,
     /// What its block devices held.
     disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
     response_limit: u64,
+    /// It comes from a file: what it was told of the host has to be looked at.
+    is_loaded: bool,
     /// Where the structure of the call is in which it waits.
     waits_at: u32,
     /// Where its frames go.
@@ -227,7 +248,7 @@ impl Template {
         let guest = link.guest_mac();
         link.reset(guest);
         let inner = Self::freeze(&mut machine, server, hypervisor, guest, config.response_limit).map_err(cause)?;
-        let template = Self { inner: Arc::new(Inner { symbols, ..inner }) };
+        let template = Self { inner: Arc::new(Inner { symbols, command_line: line, ..inner }) };
         let engine = Engine::new(machine, link);
         let first = if server.serve.shares {
             template.inner.current.set(engine);
@@ -255,10 +276,12 @@ impl Template {
             memory: frozen,
             cpu,
             layout: layout.clone(),
+            command_line: String::new(),
             server: server.clone(),
             disks: devices.freeze(),
             symbols: Unikernel::of_symbols(server.image.bytes()),
             response_limit,
+            is_loaded: false,
             waits_at,
             guest,
             clock,
@@ -268,12 +291,80 @@ impl Template {
         })
     }
 
+    /// A template that an earlier process saved under this key.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        server: &Server,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        kvm_host(hypervisor).map_err(boot_cause)?;
+        let command_line = server.serve.command_line(&settings(&config.environment).0);
+        let shape = server.saved(config.memory, &command_line)?;
+        let (memory, cpu, moment) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let Moment { cycles_per_second, clock, time, waits_at, guest } = moment;
+        let waits_at = u32::try_from(waits_at).map_err(|_| saved::damaged("its guest waits nowhere"))?;
+        let [guest @ .., _, _] = guest;
+        // Its clock goes on by the host's, as it would have.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(time)).unwrap_or_default();
+        let since = cycles(since, cycles_per_second);
+        let inner = Inner {
+            memory,
+            cpu,
+            layout: shape.layout,
+            command_line,
+            server: server.clone(),
+            disks: Vec::new(),
+            symbols: Unikernel::of_symbols(server.image.bytes()),
+            response_limit: config.response_limit,
+            is_loaded: true,
+            waits_at,
+            guest,
+            clock: (clock.saturating_add(since), Instant::now()),
+            cycles_per_second,
+            hypervisor: hypervisor.clone(),
+            current: Current::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`].
+    ///
+    /// # Errors
+    /// The file cannot be written, the guest has written to its disks at the start, or frames are on their way in it.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        let Inner { memory, cpu, server, disks, waits_at, guest, clock: (clock, at), cycles_per_second, .. } =
+            &*self.inner;
+        if disks.iter().any(|(_, disk)| disk.is_written()) {
+            return Err(io::Error::other("its guest writes to its block devices at the start"));
+        }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let [a, b, c, d, e, f] = *guest;
+        let moment = Moment {
+            cycles_per_second: *cycles_per_second,
+            clock: clock.saturating_add(cycles(at.elapsed(), *cycles_per_second)),
+            time: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+            waits_at: u64::from(*waits_at),
+            guest: [a, b, c, d, e, f, 0, 0],
+        };
+        let shape = server.saved(self.inner.layout.memory, &self.inner.command_line).map_err(io::Error::other)?;
+        shape.write(file, key, memory, cpu, moment)
+    }
+
     /// Another machine, in exactly the template's state; or another place at the machine that serves all.
     ///
     /// # Errors
     /// KVM or the host cannot give another machine.
     pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<ServerMachine, Box<Crash>> {
         if self.inner.server.serve.shares {
+            // What comes from a file is tried before anybody relies on it.
+            if self.inner.is_loaded && self.inner.current.is_empty() {
+                self.inner.current.set(self.engine(hypervisor)?);
+            }
             return Ok(ServerMachine::Place(shared::Place::new(self.clone(), services)));
         }
         Ok(ServerMachine::Own(OwnMachine { engine: self.engine(hypervisor)?, template: self.clone(), services }))
@@ -289,9 +380,12 @@ impl Template {
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.waits_at = Some(*waits_at);
         // A new machine's clock begins at zero on some hosts, and the guest has seen more.
-        let (cycles, at) = *clock;
-        let since = at.elapsed().as_nanos() * u128::from(self.inner.cycles_per_second) / 1_000_000_000;
-        let now = cycles.saturating_add(u64::try_from(since).unwrap_or(u64::MAX));
+        let (shown, at) = *clock;
+        let speed = self.inner.cycles_per_second;
+        if self.inner.is_loaded && machine.processor.cycles_per_second().map_err(cause)? != speed {
+            return Err(cause(Cause::OtherClock));
+        }
+        let now = shown.saturating_add(cycles(at.elapsed(), speed));
         machine.processor.set_clock(now).map_err(cause)?;
         Ok(Engine::new(machine, link))
     }
@@ -433,7 +527,10 @@ impl OwnMachine {
 
     fn audit(&mut self) -> Result<(), String> {
         let Inner { memory: template, cpu, guest, waits_at, .. } = &*self.template.inner;
-        let Engine { machine: Machine { processor, memory, waits_at: own, .. }, link, .. } = &mut self.engine;
+        let Engine { machine: Machine { processor, memory, devices, waits_at: own, .. }, link, .. } = &mut self.engine;
+        if !devices.are_clean() {
+            return Err("a block device".to_owned());
+        }
         if *own != Some(*waits_at) || !link.is_clean(*guest) {
             return Err("the link".to_owned());
         }

@@ -60,6 +60,10 @@ impl Current {
         shared
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_none()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Shared>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
