@@ -342,6 +342,9 @@ pub enum Cause {
     /// Template and hypervisor do not belong together.
     #[error("the function's template was made by another backend")]
     OtherBackend,
+    /// A template from a file has told its guest another speed of the clock.
+    #[error("the processor's clock has another speed than when the function's template was saved")]
+    OtherClock,
     /// The host gave no memory for the machine.
     #[error("no memory for a machine of {size} bytes")]
     Memory {

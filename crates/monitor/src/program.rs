@@ -1,11 +1,16 @@
 //! A function's program, of whichever machine type, and its machines. Used by the watchdog, which does not care; each type
 //! is in a module of its own. It adds nothing to what they do.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
-    Crash, ElfError, Hypervisor, Limits, Machine, MachineConfig, Request, Response, Services, Template, Unikernel,
-    Used,
+    Crash, ElfError, Hypervisor, Limits, LoadError, Machine, MachineConfig, Request, Response, Services, Template,
+    TemplateKey, Unikernel, Used,
     solo5::{
         self, CommandMachine, Disk, DiskError, Image, ImageError, Target, UsedCommand,
         server::{self, Serve, Server, ServerMachine, UsedServer},
@@ -169,6 +174,39 @@ impl ProgramTemplate {
         })
     }
 
+    /// A template that an earlier process saved under this key, for [`Self::machine`] to make the first one of.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        program: &Program,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        Ok(match program {
+            Program::Native(unikernel) => Self::Native(Template::load(file, key, hypervisor, unikernel, config)?),
+            Program::Solo5(image) => Self::Solo5(solo5::Template::load(file, key, hypervisor, image, config)?),
+            // None is ever saved.
+            Program::Solo5Server(_) => return Err(LoadError::Stale { what: "another unikernel" }),
+        })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`]. Until it is there as a whole, the file is none. What the
+    /// function keeps in memory is in it: the file should be its owner's alone.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        match self {
+            Self::Native(template) => template.save(file, key),
+            Self::Solo5(template) => template.save(file, key),
+            // It has no key.
+            Self::Solo5Server(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Another machine, in exactly the template's state.
     ///
     /// # Errors
@@ -179,15 +217,6 @@ impl ProgramTemplate {
             Self::Solo5(template) => ProgramMachine::Solo5(template.machine(hypervisor, services)?),
             Self::Solo5Server(template) => ProgramMachine::Solo5Server(template.machine(hypervisor, services)?),
         })
-    }
-
-    /// The native template, if it is one.
-    #[must_use]
-    pub fn native(&self) -> Option<&Template> {
-        match self {
-            Self::Native(template) => Some(template),
-            Self::Solo5(_) | Self::Solo5Server(_) => None,
-        }
     }
 }
 

@@ -251,7 +251,7 @@ impl Shared {
         if let Err(crash) = self.new_machine(deadline) {
             self.crashed("", self.limit, crash);
         }
-        let template = self.held().as_ref().and_then(|held| held.template.native().cloned());
+        let template = self.held().as_ref().map(|held| held.template.clone());
         if let (Some(template), Some(destination)) = (template, destination) {
             destination.save(&template, &self.log);
         }
@@ -323,12 +323,14 @@ fn saved_template(
     log: &Log,
 ) -> (Option<Held>, Option<Destination>) {
     // Of the others, registers are in a form that no file has.
-    let (Some(path), Some(unikernel), Backend::Kvm) = (&spec.template, program.native(), hypervisor.backend()) else {
+    let (Some(path), Backend::Kvm) = (&spec.template, hypervisor.backend()) else {
         return (None, None);
     };
-    let key = TemplateKey::new(hypervisor, unikernel, machine, accel, &spec.digest);
-    match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
-        Saved::Loaded(template) => (Some(Held { template: ProgramTemplate::Native(template), untried: true }), None),
+    let Some(key) = TemplateKey::of_program(hypervisor, program, machine, accel, &spec.digest) else {
+        return (None, None);
+    };
+    match saved::open(path, Wanted { key: &key, hypervisor, program, machine }, log) {
+        Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
         Saved::Missing(destination) => (None, destination),
     }
 }

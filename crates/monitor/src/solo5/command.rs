@@ -6,22 +6,24 @@
 //! once a function and not once a request. What they print for operators goes to the function's log.
 
 use std::{
+    fs::File,
+    io::{self, BufReader, Read},
     mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use zerocopy::{FromBytes, IntoBytes};
-
 use super::{
     Config, Console, ConsoleError, Devices, Disk, End, Image,
-    layout::{Layout, write_command_line},
-    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
+    layout::{Layout, told_cycles, write_command_line},
+    machine::{BootError, COMMAND_LINE_MAX, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
+    saved::Saved,
 };
 use crate::{
     backtrace::{Found, Frame},
     crash::{Cause, CodeAddress, Crash},
+    debugger::Debugger,
     elf::Unikernel,
     hypervisor::Hypervisor,
     layout::MachineConfig,
@@ -30,6 +32,7 @@ use crate::{
     message::{Level, Request, Response, Services, Usage},
     processor::{Fault, Registers},
     report::{FaultDetail, LastLines, Report, RequestSummary},
+    saved::{LoadError, TemplateKey},
 };
 
 /// Environment variable of a function: what of its bindings' own messages it is to print.
@@ -48,9 +51,6 @@ pub(super) const BANNER: [&str; 4] = [
     "\\__ \\ (   | | (   |  ) |",
     "____/\\___/ _|\\___/____/",
 ];
-
-/// Status of a guest that gave up.
-pub(super) const ABORTED: i32 = 255;
 
 /// How a request's body becomes a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,8 @@ struct Inner {
     disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
+    /// It comes from a file: what it was told of the host has to be looked at.
+    is_loaded: bool,
     response_limit: u64,
     /// Words for the bindings, with a space behind.
     words: String,
@@ -130,19 +132,6 @@ impl Console for Output {
 /// Bytes that bindings may print beside a response; what is more is lost.
 pub(super) const LOG_ROOM: usize = 64 * 1024;
 
-/// What a trap leaves behind, as bindings give it to the tender: `struct trap_regs`.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
-#[repr(C)]
-pub(super) struct Trap {
-    cr2: u64,
-    error_code: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
-
 impl Template {
     /// Boots a machine and runs its guest until it depends on a request. The machine is the template's first.
     ///
@@ -155,6 +144,21 @@ impl Template {
         services: Services,
         deadline: Instant,
     ) -> Result<(Self, CommandMachine), Box<Crash>> {
+        Self::boot_debugged(hypervisor, image, config, services, deadline, None)
+    }
+
+    /// As [`Self::boot`], with somebody who debugs the machine from its first instruction, and afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_debugged(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        config: &MachineConfig,
+        services: Services,
+        deadline: Instant,
+        debugger: Option<Box<Debugger>>,
+    ) -> Result<(Self, CommandMachine), Box<Crash>> {
         let began = Instant::now();
         let symbols = Unikernel::of_symbols(image.bytes());
         let cause = |cause| Crash::new(cause, Usage::default());
@@ -164,6 +168,9 @@ impl Template {
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let Machine { processor, memory, layout, .. } = &mut machine;
         processor.hide_command_line(memory, layout, true).map_err(cause)?;
+        if let Some(debugger) = debugger {
+            machine.debug(debugger);
+        }
         let mut nothing = Output { body: Vec::new(), limit: 0, bindings: Vec::new() };
         let stopped = machine.run_until(&mut nothing, Some(deadline), Until::Request);
         let at = machine.processor.instruction_pointer();
@@ -183,6 +190,7 @@ impl Template {
             image: image.clone(),
             disks: devices.freeze(),
             symbols,
+            is_loaded: false,
             response_limit: config.response_limit,
             words,
             arguments,
@@ -190,6 +198,49 @@ impl Template {
         let template = Self { inner: Arc::new(inner) };
         let command = CommandMachine::new(machine, template.clone(), services);
         Ok((template, command))
+    }
+
+    /// A template that an earlier process saved under this key.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        kvm_host(hypervisor).map_err(boot_cause)?;
+        let shape = Saved::new(image, config.memory)?;
+        let (memory, cpu) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let (words, arguments) = settings(&config.environment);
+        let inner = Inner {
+            memory,
+            cpu,
+            layout: shape.layout,
+            image: image.clone(),
+            disks: Vec::new(),
+            symbols: Unikernel::of_symbols(image.bytes()),
+            is_loaded: true,
+            response_limit: config.response_limit,
+            words,
+            arguments,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`].
+    ///
+    /// # Errors
+    /// The file cannot be written, or the guest has written to its disks before it depended on a request.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        let Inner { memory, cpu, image, disks, .. } = &*self.inner;
+        if disks.iter().any(|(_, disk)| disk.is_written()) {
+            return Err(io::Error::other("its guest writes to its block devices at the start"));
+        }
+        let shape = Saved::new(image, self.inner.layout.memory).map_err(io::Error::other)?;
+        shape.write(file, key, memory, cpu)
     }
 
     /// Another machine, in exactly the template's state.
@@ -201,7 +252,13 @@ impl Template {
         let Inner { memory, cpu, layout, image, disks, .. } = &*self.inner;
         let devices = image.devices(disks).and_then(Devices::complete);
         let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
-        let machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        if self.inner.is_loaded {
+            let cycles = machine.processor.cycles_per_second().map_err(cause)?;
+            if cycles != told_cycles(memory) {
+                return Err(cause(Cause::OtherClock));
+            }
+        }
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
 }
@@ -296,6 +353,7 @@ impl CommandMachine {
         body: &mut Vec<u8>,
     ) -> Result<(), Box<(Cause, Option<Trap>)>> {
         let template = Arc::clone(&self.template.inner);
+        self.machine.has_request = true;
         let mut line = template.words.clone().into_bytes();
         line.extend(template.arguments.of(request.body));
         let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
@@ -308,16 +366,17 @@ impl CommandMachine {
         self.log(request.call_id, &output.bindings);
         let at = self.machine.processor.instruction_pointer();
         let paused = self.machine.usage.paused;
-        let Halted { status, cookie } = ran.map_err(|end| match end {
+        let halted = ran.map_err(|end| match end {
             End::Console(ConsoleError::Full { .. }) => {
                 Box::new((Cause::ResponseTooLarge { size: limit.saturating_add(1), limit }, None))
             }
             end => Box::new((cause_of(end, &template.symbols, at, deadline, self.began, paused), None)),
         })?;
+        let status = halted.status;
         if status == 0 {
             return Ok(());
         }
-        let trap = if status == ABORTED && cookie != 0 { self.machine.memory.load::<Trap>(cookie).ok() } else { None };
+        let trap = self.machine.trap(&halted);
         let failures = self.last_lines.iter().filter(|(level, _)| *level == Level::Error);
         let said = failures.last().map(|(_, text)| text.clone()).unwrap_or_default();
         Err(Box::new((Cause::Exited { status, said }, trap)))
@@ -339,7 +398,13 @@ impl CommandMachine {
         Usage { wall: self.began.elapsed(), pages, ..*usage }
     }
 
+    /// Ends the machine, and tells its debugger, if there is one, that all went well.
+    pub fn finish(mut self) {
+        self.machine.end_debugging(Some(0));
+    }
+
     fn crash(mut self, cause: Cause, trap: Option<Trap>, request: &Request<'_>) -> Box<Crash> {
+        self.machine.end_debugging(None);
         let (symbols, request) = (&self.template.inner.symbols, RequestSummary::of(request));
         let report = report(&mut self.machine, symbols, &self.last_lines, trap, Some(request));
         let usage = self.usage();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use kernlet_abi::Span;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     LARGE_PAGE,
@@ -20,7 +21,9 @@ use super::{
 use crate::{
     crash::Cause,
     deadline::{Kick, Timer},
+    debugger::{self, Debugger, Verdict},
     hypervisor::{Host, Hypervisor, KvmHost},
+    kvm::Purpose,
     limits::{self, Limits},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
     message::Usage,
@@ -222,6 +225,10 @@ pub struct Machine {
     /// Where the structure of the call is in which it waits for packets; it goes on there.
     pub(crate) waits_at: Option<u32>,
     buffer: Vec<u8>,
+    /// Whoever debugs it.
+    pub(super) debugger: Option<Box<Debugger>>,
+    /// It has been given a request, or needs none.
+    pub(super) has_request: bool,
 }
 
 impl fmt::Debug for Machine {
@@ -231,6 +238,19 @@ impl fmt::Debug for Machine {
             .field("usage", &self.usage)
             .finish_non_exhaustive()
     }
+}
+
+/// What a trap leaves behind, as bindings give it to the tender: `struct trap_regs`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+#[repr(C)]
+pub(super) struct Trap {
+    pub(super) cr2: u64,
+    pub(super) error_code: u64,
+    pub(super) rip: u64,
+    pub(super) cs: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
+    pub(super) ss: u64,
 }
 
 /// What ended a run.
@@ -264,6 +284,31 @@ impl Machine {
         command_line: &[u8],
         config: Config,
     ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config)
+    }
+
+    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_once(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config)
+    }
+
+    fn boot_for(
+        purpose: Purpose,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+    ) -> Result<Self, BootError> {
         let host = kvm_host(hypervisor)?;
         let ring = match config.ring {
             Ring::Auto => super::probe::better_ring(host)?,
@@ -285,7 +330,7 @@ impl Machine {
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
-        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring)?;
+        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring, purpose)?;
         let cycles = processor.cycles_per_second()?;
         layout.write_boot_info(&memory, &devices.manifest.encode(), cycles).map_err(outside)?;
         layout::write_command_line(&memory, command_line).map_err(outside)?;
@@ -297,7 +342,19 @@ impl Machine {
 
     pub(crate) fn new(processor: Processor, memory: GuestMemory, layout: Layout, devices: Attached) -> Self {
         let (limits, usage) = (Limits::default(), Usage::default());
-        Self { processor, memory, layout, devices, timer: None, limits, usage, waits_at: None, buffer: Vec::new() }
+        Self {
+            processor,
+            memory,
+            layout,
+            devices,
+            timer: None,
+            limits,
+            usage,
+            waits_at: None,
+            buffer: Vec::new(),
+            debugger: None,
+            has_request: false,
+        }
     }
 
     /// A guest in the state of a template, without devices.
@@ -324,18 +381,42 @@ impl Machine {
         }
     }
 
+    /// The registers of a guest's last trap, if it gave up because of one.
+    pub(super) fn trap(&self, halted: &Halted) -> Option<Trap> {
+        if halted.gave_up() && halted.cookie != 0 { self.memory.load(halted.cookie).ok() } else { None }
+    }
+
     pub(crate) fn run_until(
         &mut self,
         console: &mut dyn Console,
         deadline: Option<Instant>,
         until: Until,
     ) -> Result<Stopped, End> {
+        if self.debugger.is_some() {
+            return self.run_debugged(console, until);
+        }
         let Some(end) = deadline else { return self.run_guarded(None, console, None, until) };
         // Moved out, so that the loop can use the rest while the timer guards it.
         let timer = self.timer.take().unwrap_or_else(Timer::new);
         let kick = Kick::Kvm(self.processor.run_page());
         let stopped = timer.guard(end, kick, || self.run_guarded(Some(&timer), console, deadline, until));
         self.timer = Some(timer);
+        stopped
+    }
+
+    /// Runs the guest as gdb has it.
+    fn run_debugged(&mut self, console: &mut dyn Console, until: Until) -> Result<Stopped, End> {
+        debugger::enter(self)?;
+        let timer = self.timer.take().unwrap_or_else(Timer::new);
+        let kick = Kick::Kvm(self.processor.run_page());
+        // A deadline that is over: the kicks that come of it are when the debugger's connection is looked at.
+        let stopped = timer.guard(Instant::now(), kick, || self.run_guarded(None, console, None, until));
+        self.timer = Some(timer);
+        match stopped {
+            Ok(_) => debugger::leave(self)?,
+            Err(End::Host(Cause::Killed)) => {}
+            Err(_) => debugger::dying(self)?,
+        }
         stopped
     }
 
@@ -352,7 +433,7 @@ impl Machine {
             return Ok(stopped);
         }
         loop {
-            match self.run_once(timer, deadline)? {
+            match self.next_exit(timer, deadline)? {
                 Exit::Out { port: PORT_KICK, .. } => {
                     let began = self.devices.link.is_some().then(Instant::now);
                     ring::serve(&self.memory, &self.layout, &mut self.devices, &mut self.buffer)?;
@@ -376,12 +457,27 @@ impl Machine {
                     return Err(End::Unsupported { mnemonic: format!("{mnemonic:?}").to_lowercase(), rip });
                 }
                 Exit::LooksAtCommandLine => return Ok(Stopped::AtCommandLine),
+                Exit::Trapped(fault) => return Err(End::Unhandled { reason: u32::from(fault.vector), rip: fault.at }),
                 Exit::Interrupted => {
+                    if self.debugger.is_some() {
+                        debugger::poll(self)?;
+                    }
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(End::Timeout);
                     }
                 }
                 Exit::Again => {}
+            }
+        }
+    }
+
+    /// Runs the guest until it does something that is no debugger's doing.
+    fn next_exit(&mut self, timer: Option<&Timer>, deadline: Option<Instant>) -> Result<Exit, End> {
+        loop {
+            let exit = self.run_once(timer, deadline)?;
+            let Exit::Trapped(fault) = exit else { return Ok(exit) };
+            if debugger::fault(self, &fault)? == Verdict::Pass {
+                return Ok(self.processor.pass_fault(&mut self.memory, &self.layout)?);
             }
         }
     }

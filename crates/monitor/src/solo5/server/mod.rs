@@ -34,10 +34,10 @@ use self::{
 };
 use super::{
     Config, Console, ConsoleError, DeviceKind, Devices, Disk, End, Image,
-    command::{ABORTED, BANNER, LOG_ROOM, Trap, boot_cause, cause_of, report, settings},
+    command::{BANNER, LOG_ROOM, boot_cause, cause_of, report, settings},
     device::Attached,
     layout::Layout,
-    machine::{BootError, Halted, Machine, Stopped, Until},
+    machine::{BootError, Halted, Machine, Stopped, Trap, Until},
     processor::{CpuState, Ring},
 };
 use crate::{
@@ -479,12 +479,11 @@ fn ending(
     match ran {
         Err(end) => (cause_of(end, symbols, at, deadline, began, machine.usage.paused), None),
         Ok(Stopped::Halted(Halted { status: 0, .. })) => (Cause::Finished, None),
-        Ok(Stopped::Halted(Halted { status, cookie })) => {
-            let traps = status == ABORTED && cookie != 0;
-            let trap = if traps { machine.memory.load::<Trap>(cookie).ok() } else { None };
+        Ok(Stopped::Halted(halted)) => {
+            let trap = machine.trap(&halted);
             let failures = last_lines.iter().filter(|(level, _)| *level == Level::Error);
             let said = failures.last().map(|(_, text)| text.clone()).unwrap_or_default();
-            (Cause::Exited { status, said }, trap)
+            (Cause::Exited { status: halted.status, said }, trap)
         }
         Ok(_) => (Cause::Shutdown, None),
     }
