@@ -38,6 +38,7 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
+        Seeds { target: "server_frames", run: crate::server_frames, inputs: crate::server_frames::right() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
 }

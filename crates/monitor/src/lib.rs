@@ -1,5 +1,6 @@
 //! The hypervisor: loads a unikernel into a machine of its own, under KVM or as a confined process, runs it at CPL 3,
-//! serves its hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP or of processes.
+//! serves its hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP, but for guests that
+//! speak it themselves ([`solo5::server`]), or of processes.
 //! It never trusts the guest: every address and length is checked, every end has a name ([`Cause`]).
 //!
 //! | module | duty |
