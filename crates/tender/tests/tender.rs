@@ -557,7 +557,7 @@ fn a_guest_that_never_ends_is_ended_by_a_signal() {
             tender(&["--mem=2"], "endless", &[what]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Once it prints, it runs.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        lines.find(|line| line.as_ref().unwrap().starts_with("Solo5: a guest")).unwrap().unwrap();
+        lines.find(|line| line.as_ref().unwrap().starts_with("Solo5: Memory map")).unwrap().unwrap();
         std::thread::spawn(move || lines.for_each(drop));
         kill_process(Pid::from_child(&child), signal).unwrap();
         let output = child.wait_with_output().unwrap();
