@@ -4,9 +4,10 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use common::{Platform, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
@@ -39,6 +40,59 @@ fn the_program_is_the_tender_when_it_is_called_by_its_name() {
     assert!(output.status.success() && stdout(&output).contains("'by command'"), "{}", stderr(&output));
     let output = kernlet().args(["solo5-spt", "--version"]).output().unwrap();
     assert!(stderr(&output).starts_with("solo5-spt tender, "), "{}", stderr(&output));
+}
+
+/// Whether gdb is there. Where it is not, a test that needs it says so and passes, unless `KERNLET_REQUIRE_KVM=1`.
+fn gdb_is_there() -> bool {
+    let found = Command::new("gdb").arg("--version").output().is_ok();
+    let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
+    assert!(found || !required, "KERNLET_REQUIRE_KVM=1, and gdb is missing: scripts/install-deps.sh --checks");
+    found
+}
+
+/// What gdb says to these commands about a guest.
+fn gdb(name: &str, target: &[&str], commands: &[&str]) -> String {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch"]).args(target).arg(guest(name));
+    let commands = commands.iter().flat_map(|command| ["-ex", command]);
+    let output = gdb.args(commands).stdin(Stdio::null()).output().unwrap();
+    format!("{}{}", stdout(&output), stderr(&output))
+}
+
+#[test]
+fn kernlet_run_runs_and_debugs_a_solo5_function() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let body = folder.path().join("body");
+    fs::write(&body, "Hello run").unwrap();
+    let command = || {
+        let mut command = kernlet();
+        command.arg("run").arg(guest("echo")).arg("--body").arg(&body);
+        command
+    };
+    let output = succeeded(command().args(["--repeat", "3", "--audit"]).output().unwrap());
+    assert_eq!(stdout(&output), "Hello run".repeat(3));
+    for (when, stops) in [("entry", " in app_main ()"), ("request", " in app_main ()")] {
+        let mut debugged = command();
+        debugged.args(["--gdb", "0", "--gdb-at", when, "--repeat", "2"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = debugged.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find(|line| line.contains("target remote")).unwrap();
+        let target = line.split('\'').nth(1).unwrap().to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        let said =
+            gdb("echo", &[], &[&target, "break app_main", "continue", "x/s *(char **)$rdi", "continue", "continue"]);
+        // Once for each request: a rewind loses no breakpoint.
+        assert_eq!(said.matches(stops).count(), 2, "{when}: {said}");
+        assert!(said.contains("Hello run\"") && said.contains("exited normally]"), "{when}: {said}");
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{when}: {said}");
+        assert_eq!(stdout(&output), "Hello run".repeat(2), "{when}");
+    }
+    let output = command().arg("--trace").output().unwrap();
+    assert!(!output.status.success() && stderr(&output).contains("this is a Solo5 unikernel"), "{}", stderr(&output));
 }
 
 /// A platform with these guests as functions, with environment variables `NAME=VALUE`.
@@ -270,6 +324,24 @@ fn a_deployment_whose_block_devices_do_not_fit_is_refused() {
         let logs = stdout(&platform.run(["logs", "disk"]));
         logs.contains("the unikernel declares no block device").then_some(())
     });
+}
+
+#[test]
+fn the_first_machine_of_a_solo5_functions_next_process_comes_from_the_file() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (home, first) = platform(&[("echo", &["write_debug=true"])]);
+    let file = home.path().join("templates/openfaas-fn/echo");
+    common::eventually("the template is saved", || {
+        fs::read(&file).ok().filter(|bytes| bytes.starts_with(b"KERNLETT")).map(drop)
+    });
+    assert_eq!(first.call("echo", "first").text(), "first");
+    assert_eq!(first.stop(), Some(0));
+    let second = Platform::start(home.path());
+    assert_eq!(second.call("echo", "second").text(), "second");
+    let logs = stdout(&second.run(["logs", "echo"]));
+    assert!(logs.contains("machines are made of the template in"), "{logs}");
 }
 
 #[test]

@@ -8,19 +8,20 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use kernlet_jail::{Jail, Layer, Mode};
-use kernlet_monitor::Hypervisor;
 pub use kernlet_monitor::solo5::Target;
 use kernlet_monitor::solo5::{
-    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, FileBlock, Image,
-    MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
+    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, Core, CoreDump, DeviceKind, Devices, End,
+    FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
     spt::{self, SptError},
 };
+use kernlet_monitor::{Debugger, Hypervisor, StopAt};
 
 /// Longest name of a device, in bytes.
 const NAME_MAX: usize = 67;
@@ -54,6 +55,8 @@ pub fn called() -> Option<ExitCode> {
 }
 
 fn target(name: &str) -> Option<Target> {
+    // Dumping cores and waiting for gdb are a program of its own elsewhere.
+    let name = name.strip_suffix("-debug").filter(|name| *name == Target::Hvt.tender()).unwrap_or(name);
     [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
 }
 
@@ -98,7 +101,15 @@ struct Options {
     ring: Ring,
     executable_heap: bool,
     devices: Devices,
+    /// Where a core is dumped.
+    core: Option<PathBuf>,
+    /// Whether a debugger is waited for, and on which port.
+    gdb: bool,
+    gdb_port: u16,
 }
+
+/// Where a debugger is waited for when nobody says otherwise.
+const GDB_PORT: u16 = 1234;
 
 impl Tender {
     fn warn(&self, text: &str) {
@@ -120,13 +131,17 @@ impl Tender {
     }
 
     fn usage(&self) -> String {
-        let (core, modules) = match self.target {
+        let (core, more, modules) = match self.target {
             Target::Hvt => (
                 "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
                  carried out)\n",
-                "",
+                "gdb dumpcore ",
+                "    --gdb (optional flag for running in a gdb debug session)\n    \
+                     [ --gdb-port=1234 ] (port to use) \n    \
+                     --dumpcore=DIR (enable guest core dump on abort/trap)\n",
             ),
             Target::Spt => (
+                "",
                 "",
                 "    --x-exec-heap (make the heap executable). WARNING: This option is dangerous and not recommended as it \
                  makes the heap and stack executable.\n",
@@ -140,7 +155,7 @@ impl Tender {
                [ --mem=512 ] (guest memory in MB)\n    \
                  --help (display this help)\n    \
                  --version (display version information)\n\
-             {core}Compiled-in modules: core block net \n\
+             {core}Compiled-in modules: core {more}block net \n\
              Compiled-in module options:\n\
              {modules}    \
                  --block:NAME=PATH (attach block device/file at PATH as block storage NAME)\n  \
@@ -182,7 +197,8 @@ impl Tender {
         let bytes = std::fs::read(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
         let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
-        let Options { memory, ring, executable_heap, devices } = self.options(given, &image)?;
+        let chosen = self.options(given, &image)?;
+        let Options { memory, ring, executable_heap, devices, core, gdb, gdb_port } = chosen;
         if self.target == Target::Spt {
             let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
             return match spt::run(&image, devices, &command_line, memory, executable_heap) {
@@ -194,6 +210,8 @@ impl Tender {
         }
         exit_on_signals(&self.program);
         let memory = self.memory(memory)?;
+        let core = core.map(|folder| CoreDump::into_folder(&folder)).transpose();
+        let core = core.map_err(|error| Failed::because(&error))?;
         let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
         let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, Config { memory, ring });
@@ -202,18 +220,72 @@ impl Tender {
             BootError::Devices(error) => not_attached(&error),
             error => Failed::because(&error),
         })?;
-        // All that it needs is open. What the host does not permit, a stock tender would not have either.
-        let _ = Jail::plan(Mode::BestEffort).only(&[Layer::NoNewPrivileges, Layer::Landlock]).enter();
-        match machine.run(&mut Stdout, None) {
-            Ok(halted) => Ok(ExitCode::from(halted.status.to_le_bytes()[0])),
+        if gdb {
+            machine.debug(Box::new(Debugger::new(self.wait_for_gdb(gdb_port, kernel)?, StopAt::Entry)));
+        }
+        // All that it needs is open, but for a core's file. What the host does not permit, a stock tender would not have
+        // either.
+        let layers = [Layer::NoNewPrivileges, Layer::Landlock];
+        let layers = if core.is_some() { &layers[..1] } else { &layers[..] };
+        let _ = Jail::plan(Mode::BestEffort).only(layers).enter();
+        let ended = machine.run(&mut Stdout, None);
+        let status = ended.as_ref().ok().map(|halted| halted.status.to_le_bytes()[0]);
+        machine.end_debugging(status);
+        match ended {
+            Ok(halted) => {
+                if let Some(core) = core.filter(|_| halted.gave_up()) {
+                    self.dump_core(&core, &mut machine, &halted);
+                }
+                Ok(ExitCode::from(halted.status.to_le_bytes()[0]))
+            }
             Err(End::Fatal { text }) => Err(Failed::Said(text)),
             Err(error) => Err(Failed::because(&error)),
         }
     }
 
+    /// Waits until a debugger has connected, of this host only.
+    fn wait_for_gdb(&self, port: u16, kernel: &OsStr) -> Result<TcpStream, Failed> {
+        let failed =
+            |error: io::Error| Failed::Because(format!("GDB: Cannot listen on port {port}: {}", plain(&error)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        self.warn("Waiting for a debugger. Connect to it like this:");
+        self.warn(&format!("\tgdb --ex=\"target remote localhost:{port}\" {}", kernel.to_string_lossy()));
+        let (connection, from) = listener.accept().map_err(failed)?;
+        self.warn(&format!("Connection from debugger at {}", from.ip()));
+        Ok(connection)
+    }
+
+    /// What goes wrong is said, and changes nothing about how the guest has ended.
+    fn dump_core(&self, core: &CoreDump, machine: &mut Machine, halted: &Halted) {
+        let (file, path) = match core.create(std::process::id()) {
+            Ok(made) => made,
+            Err(error) => return self.warn(&format!("dumpcore: open: {}", plain(&error))),
+        };
+        self.warn(&format!("dumpcore: dumping guest core to: {}", path.display()));
+        match machine.dump_core(halted, &file) {
+            Ok(Core { dumped, total }) => {
+                self.warn(&format!("dumpcore: dumped {dumped} pages of total {total} pages"));
+            }
+            Err(error) => {
+                self.warn(&format!("dumpcore: {}", plain(&error)));
+                self.warn("dumpcore: error(s) dumping core, file may be incomplete");
+            }
+        }
+    }
+
     fn options(&self, given: &[OsString], image: &Image) -> Result<Options, Failed> {
         let devices = Devices::new(image.manifest());
-        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices };
+        let mut options = Options {
+            memory: MEMORY,
+            ring: Ring::Auto,
+            executable_heap: false,
+            devices,
+            core: None,
+            gdb: false,
+            gdb_port: GDB_PORT,
+        };
+        let is_hvt = self.target == Target::Hvt;
         for option in given {
             let text = option.to_str().unwrap_or_default();
             let known = if let Some(memory) = text.strip_prefix("--mem=") {
@@ -226,7 +298,17 @@ impl Tender {
                 );
                 options.executable_heap = true;
                 true
-            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| self.target == Target::Hvt) {
+            } else if is_hvt && text == "--gdb" {
+                options.gdb = true;
+                true
+            } else if let Some(port) = text.strip_prefix("--gdb-port=").filter(|_| is_hvt) {
+                let malformed = || Failed::Because("Malformed argument to --gdb-port".to_owned());
+                options.gdb_port = port.parse().map_err(|_| malformed())?;
+                true
+            } else if let Some(folder) = option.as_bytes().strip_prefix(b"--dumpcore=").filter(|_| is_hvt) {
+                options.core = Some(PathBuf::from(OsStr::from_bytes(folder)));
+                true
+            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| is_hvt) {
                 options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
                 true
             } else {

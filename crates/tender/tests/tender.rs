@@ -569,6 +569,145 @@ fn a_guest_that_never_ends_is_ended_by_a_signal() {
     }
 }
 
+/// Whether gdb is there. Where it is not, a test that needs it says so and passes, unless `KERNLET_REQUIRE_KVM=1`.
+fn gdb_is_there() -> bool {
+    let found = Command::new("gdb").arg("--version").output().is_ok();
+    let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
+    assert!(found || !required, "KERNLET_REQUIRE_KVM=1, and gdb is missing: scripts/install-deps.sh --checks");
+    found
+}
+
+/// What gdb says to these commands about a guest.
+fn gdb(name: &str, target: &[&str], commands: &[&str]) -> String {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch"]).args(target).arg(guest(name));
+    let commands = commands.iter().flat_map(|command| ["-ex", command]);
+    let output = gdb.args(commands).stdin(Stdio::null()).output().unwrap();
+    format!("{}{}", stdout(&output), stderr(&output))
+}
+
+/// What gdb says to these commands, given a guest that runs; and what became of that.
+fn debugged(ring: &str, name: &str, words: &[&str], commands: &[&str]) -> (String, Output) {
+    let ring = format!("--ring={ring}");
+    let options = ["--mem=16", &ring, "--gdb", "--gdb-port=0"];
+    let mut child = tender(&options, name, words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "solo5-hvt: Waiting for a debugger. Connect to it like this:");
+    let line = lines.next().unwrap();
+    let port = line.strip_prefix("solo5-hvt: \tgdb --ex=\"target remote localhost:").unwrap();
+    let port = port.split('"').next().unwrap();
+    let target = format!("target remote 127.0.0.1:{port}");
+    let commands: Vec<&str> = [target.as_str()].into_iter().chain(commands.iter().copied()).collect();
+    let said = gdb(name, &[], &commands);
+    assert_eq!(lines.next().unwrap(), "solo5-hvt: Connection from debugger at 127.0.0.1", "{said}");
+    let rest: String = lines.collect();
+    let mut output = child.wait_with_output().unwrap();
+    output.stderr = rest.into_bytes();
+    (said, output)
+}
+
+#[test]
+fn gdb_breaks_steps_and_changes_a_guest_at_either_ring_and_sees_it_exit() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    for ring in RINGS {
+        let commands = [
+            "break app_main",
+            "continue",
+            "x/s *(char **)$rdi",
+            "set {char}(*(char **)$rdi) = 'J'",
+            "info registers rip",
+            "stepi",
+            "info registers rip",
+            "break print",
+            "continue",
+            "x/s $rdi",
+            "delete",
+            "continue",
+        ];
+        let (said, output) = debugged(ring, "hello", &["--solo5:quiet", "Hello gdb"], &commands);
+        assert!(said.contains("Breakpoint 1, 0x") && said.contains(" in app_main ()"), "ring {ring}: {said}");
+        assert!(said.contains("\"Hello gdb\""), "ring {ring}: {said}");
+        let at: Vec<&str> = said.lines().filter(|line| line.starts_with("rip ")).collect();
+        assert!(at.len() == 2 && at[0] != at[1], "ring {ring}: {said}");
+        assert!(said.contains("Breakpoint 2, 0x") && said.contains("**** a guest's hello ****"), "ring {ring}: {said}");
+        assert!(said.contains("exited normally]"), "ring {ring}: {said}");
+        assert_eq!(output.status.code(), Some(0), "ring {ring}: {said}");
+        let printed = stdout(&output);
+        assert!(printed.ends_with("Command line is: 'Jello gdb'\nSUCCESS\n"), "ring {ring}: {printed}");
+        // A status is gdb's to show, and the process's.
+        let (said, output) = debugged(ring, "hello", &["--solo5:quiet", "exit 3"], &["continue"]);
+        assert!(said.contains("exited with code 03]") && output.status.code() == Some(3), "ring {ring}: {said}");
+    }
+}
+
+#[test]
+fn a_trap_under_gdb_goes_to_the_guests_own_handler() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    for ring in RINGS {
+        let commands = ["break trapped", "continue", "x/gx $rdi", "delete", "continue"];
+        let (said, output) = debugged(ring, "traps", &["--solo5:quiet", "null"], &commands);
+        // The first of what the handler is given is the address that was touched.
+        assert!(said.contains(" in trapped ()") && said.contains("0x0000000000000008"), "ring {ring}: {said}");
+        assert!(said.contains("exited with code 0377]"), "ring {ring}: {said}");
+        assert_eq!(output.status.code(), Some(255), "ring {ring}: {said}");
+        assert!(stdout(&output).starts_with("Solo5: trap: type=#PF ec=0x2"), "{}", stdout(&output));
+        let (said, output) = debugged(ring, "hello", &[], &["kill"]);
+        assert_eq!(output.status.code(), Some(1), "ring {ring}: {said}");
+    }
+}
+
+#[test]
+fn a_guest_that_gives_up_leaves_a_core_that_gdb_opens() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let option = format!("--dumpcore={}", folder.path().display());
+    for ring in RINGS {
+        let ring_option = format!("--ring={ring}");
+        let dump = |words: &[&str]| {
+            let mut tender = tender(&["--mem=16", &ring_option, &option], "traps", words);
+            let child = tender.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let core = folder.path().join(format!("core.solo5-hvt.{}", child.id()));
+            (core, child.wait_with_output().unwrap())
+        };
+        for (what, place) in [("null", "app_main"), ("abort", "quit")] {
+            let (core, output) = dump(&["--solo5:quiet", what]);
+            assert_eq!(output.status.code(), Some(255), "{}", stderr(&output));
+            let said = stderr(&output);
+            let to = format!("solo5-hvt: dumpcore: dumping guest core to: {}\n", core.display());
+            assert!(said.starts_with(&to) && said.ends_with(" pages of total 4096 pages\n"), "{said}");
+            let file = fs::metadata(&core).unwrap();
+            assert!(file.len() > 16 << 20 && std::os::unix::fs::MetadataExt::blocks(&file) * 512 < 1 << 20, "sparse");
+            let seen = gdb("traps", &["-c", core.to_str().unwrap()], &["bt", "x/s 0x13000", "info registers rip rsp"]);
+            assert!(seen.contains(&format!("\"--solo5:quiet {what}\"")), "ring {ring}: {seen}");
+            assert!(seen.contains(place), "ring {ring}: {seen}");
+            if what == "null" {
+                let printed = stdout(&output);
+                let rip = printed.split("rip=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+                assert!(seen.contains(&rip), "ring {ring}: {rip} {seen}");
+                assert!(seen.contains("SIGSEGV"), "ring {ring}: {seen}");
+            } else {
+                assert!(seen.contains("SIGABRT"), "ring {ring}: {seen}");
+            }
+        }
+        // Who comes to an end by itself leaves none.
+        let (core, output) = dump(&["--solo5:quiet", "return"]);
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+        assert!(!core.exists());
+    }
+    let (code, _, err) = run("3", &["--dumpcore=/nonexistent"], "traps", &["abort"]);
+    assert_eq!((code, err.as_str()), (1, "solo5-hvt: dumpcore: cannot open dir\n"));
+    for port in ["x", "-1", "65536", ""] {
+        let (code, _, err) = run("3", &[&format!("--gdb-port={port}")], "traps", &[]);
+        assert_eq!((code, err.as_str()), (1, "solo5-hvt: Malformed argument to --gdb-port\n"), "{port}");
+    }
+}
+
 /// The spt tender with a guest.
 fn spt(options: &[&str], name: &str, words: &[&str]) -> Output {
     let mut command = program("solo5-spt");

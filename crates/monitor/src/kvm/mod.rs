@@ -20,8 +20,8 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
 pub(crate) use arch::{
-    CpuState, DESCRIPTORS, FaultFrame, TSS_AVAILABLE, contents as vector_contents, describe_processor, finish_exit,
-    user_segments,
+    CpuState, DESCRIPTORS, FaultFrame, TSS_AVAILABLE, check_rights, contents as vector_contents, describe_processor,
+    finish_exit, take as take_state, user_segments,
 };
 pub(crate) use debug::{OtherRegisters, Step};
 pub(crate) use paging::{PageTables, Ring};

@@ -65,6 +65,31 @@ pub(crate) struct Privileged {
     other_gs: u64,
 }
 
+impl Privileged {
+    /// Its numbers, for a file.
+    pub(crate) fn encode(&self) -> [u64; 10] {
+        let Self { gdt, idt, task, code, stack, fault_address, other_gs } = self;
+        let (has_task, task) = (u64::from(task.is_some()), task.unwrap_or_default());
+        let (gdt_limit, idt_limit) = (gdt.limit.into(), idt.limit.into());
+        let (code, stack) = ((*code).into(), (*stack).into());
+        [gdt.base, gdt_limit, idt.base, idt_limit, has_task, task, code, stack, *fault_address, *other_gs]
+    }
+
+    /// From a file. Whatever the numbers are, they are the guest's own to choose: each is looked at when it is used.
+    pub(crate) fn decode(numbers: [u64; 10]) -> Option<Self> {
+        let [gdt, gdt_limit, idt, idt_limit, has_task, task, code, stack, fault_address, other_gs] = numbers;
+        Some(Self {
+            gdt: Table { base: gdt, limit: gdt_limit.try_into().ok()? },
+            idt: Table { base: idt, limit: idt_limit.try_into().ok()? },
+            task: (has_task != 0).then_some(task),
+            code: code.try_into().ok()?,
+            stack: stack.try_into().ok()?,
+            fault_address,
+            other_gs,
+        })
+    }
+}
+
 /// A descriptor table's register.
 #[derive(Clone, Copy, Debug, Default)]
 struct Table {
