@@ -243,7 +243,7 @@ fn find(name: &str) -> Option<&'static Entry> {
 
 /// The plugin that sends operations to the agent which is configured.
 fn connect(config: &Config) -> Result<Arc<dyn Plugin>> {
-    match Remote::from_config(config, None) {
+    match Remote::from_config(config) {
         Ok(Some(remote)) => Ok(Arc::new(remote)),
         Ok(None) => {
             error!("plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS to its address");

@@ -20,8 +20,8 @@ const PREFIX: &str = "dev.kernlet.";
 const MACHINE_NATIVE: &str = "native";
 const MACHINE_SOLO5: &str = "solo5-hvt";
 
-/// Longest name of an accelerator operation, in bytes.
-const OPERATION_NAME_MAX: usize = 64;
+/// Longest name of an accelerator operation or agent, in bytes.
+const ACCEL_NAME_MAX: usize = 64;
 
 /// What happens to a machine's memory between two requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,6 +97,9 @@ pub struct FunctionConfig {
     pub log_rate: u32,
     /// Accelerator operations that the function says it uses; empty if it says nothing.
     pub operations: BTreeSet<String>,
+    /// The accelerator agent that its operations go to, by the name that the operator gave it; the host's choice without.
+    #[serde(default)]
+    pub agent: Option<String>,
 }
 
 impl Default for FunctionConfig {
@@ -113,6 +116,7 @@ impl Default for FunctionConfig {
             accel_time: Duration::ZERO,
             log_rate: default_log_rate(),
             operations: BTreeSet::new(),
+            agent: None,
         }
     }
 }
@@ -166,10 +170,11 @@ enum Setting {
     AccelTime,
     LogRate,
     Operations,
+    Agent,
 }
 
 impl Setting {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Abi,
         Self::Machine,
         Self::Memory,
@@ -183,6 +188,7 @@ impl Setting {
         Self::AccelTime,
         Self::LogRate,
         Self::Operations,
+        Self::Agent,
     ];
 
     /// Its key under `[package.metadata.kernlet]` of a function's `Cargo.toml`, if it can be set there.
@@ -200,6 +206,7 @@ impl Setting {
             Self::AccelTime => Some("accel-time"),
             Self::LogRate => Some("log-rate"),
             Self::Operations => Some("operations"),
+            Self::Agent => Some("agent"),
         }
     }
 
@@ -219,6 +226,7 @@ impl Setting {
             Self::AccelTime => "limits.accel-time",
             Self::LogRate => "limits.log-rate",
             Self::Operations => "accel.operations",
+            Self::Agent => "accel.agent",
         }
     }
 }
@@ -272,6 +280,7 @@ impl Draft {
             Setting::AccelTime => config.accel_time = parse::<GoDuration>(value)?.0,
             Setting::LogRate => config.log_rate = parse_count(value, "log lines a second", "500")?,
             Setting::Operations => config.operations = parse_operations(value)?,
+            Setting::Agent => config.agent = Some(parse_agent(value)?),
         }
         Ok(())
     }
@@ -325,15 +334,26 @@ fn parse_count(value: &str, what: &str, example: &str) -> Result<u32, String> {
 }
 
 fn parse_operations(value: &str) -> Result<BTreeSet<String>, String> {
-    let fits = |name: &str| {
-        (1..=OPERATION_NAME_MAX).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    };
     let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
-    match names.clone().find(|name| !fits(name)) {
+    match names.clone().find(|name| !is_accel_name(name)) {
         Some(name) => Err(format!("{name:?} is not an operation's name; write them as noop,sgemm")),
         None => Ok(names.map(str::to_owned).collect()),
     }
+}
+
+/// A name and never an address: what the host connects to is not the function's to say.
+fn parse_agent(value: &str) -> Result<String, String> {
+    if is_accel_name(value) {
+        return Ok(value.to_owned());
+    }
+    Err(format!(
+        "{value:?} is not an agent's name; use one that the operator gave, of letters, digits, \".\", \"_\" and \"-\""
+    ))
+}
+
+fn is_accel_name(name: &str) -> bool {
+    (1..=ACCEL_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 fn check_abi(value: &str) -> Result<(), String> {

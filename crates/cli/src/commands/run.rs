@@ -106,6 +106,8 @@ pub(crate) struct Args {
     verbose: bool,
     #[command(flatten)]
     backend: super::BackendArgs,
+    #[command(flatten)]
+    offload: super::OffloadArgs,
 }
 
 /// When gdb is first given the function.
@@ -320,7 +322,8 @@ impl Session {
         if let Some(warning) = hypervisor.warning() {
             output::note(&format!("a confined process instead of a virtual machine: {warning}"));
         }
-        let Parts { program, machine, accel } = Parts::read(spec)?;
+        let accelerators = args.offload.accelerators(spec.config.agent.as_deref())?;
+        let Parts { program, machine, accel } = Parts::read_with(spec, accelerators.plugins)?;
         let Program::Native(unikernel) = program else {
             bail!("this is a Solo5 unikernel: `kernlet solo5-hvt {}` runs it here", spec.kernel.display());
         };
