@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use kernlet_accel::TlsConfig;
+use kernlet_accel::{TlsConfig, hex};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -142,7 +142,7 @@ impl ServerTls {
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(certificate))
 }
 
 impl TlsFiles {

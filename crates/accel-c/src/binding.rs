@@ -246,7 +246,9 @@ fn connect(config: &Config) -> Result<Arc<dyn Plugin>> {
     match Remote::from_config(config) {
         Ok(Some(remote)) => Ok(Arc::new(remote)),
         Ok(None) => {
-            error!("plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS to its address");
+            error!(
+                "plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS, or agent in the file of KERNLET_ACCEL_CONFIG, to its address"
+            );
             Err(ENODEV)
         }
         Err(error) => {

@@ -166,15 +166,16 @@ fn a_c_program_uses_an_agent_by_configuration_alone() {
     let agent = Agent::start(vec![Arc::new(Noop::dummy())], Limits::default(), Box::new(|_| {})).unwrap();
     agent.listen(Listener::Unix(UnixListener::bind(&path).unwrap())).unwrap();
     let address = format!("unix://{}", path.display());
+    let config = folder.path().join("accel.toml");
+    fs::write(&config, format!("agent = \"near\"\n[agents]\nnear = \"{address}\"\n")).unwrap();
     let program = INSTALLED.compile("dummies", "agent", &[]);
-    let run = || {
-        let variables = [("TEST_PLUGINS", "libvaccel-rpc.so"), ("VACCEL_RPC_ADDRESS", address.as_str())];
-        INSTALLED.run(&mut Command::new(&program), &variables)
-    };
-    let output = run();
-    assert!(output.status.success(), "{}\n{}", output.status, said(&output));
+    let run = |variable| INSTALLED.run(&mut Command::new(&program), &[("TEST_PLUGINS", "libvaccel-rpc.so"), variable]);
+    for variable in [("VACCEL_RPC_ADDRESS", address.as_str()), ("KERNLET_ACCEL_CONFIG", config.to_str().unwrap())] {
+        let output = run(variable);
+        assert!(output.status.success(), "{}\n{}", output.status, said(&output));
+    }
     drop(agent);
-    let output = run();
+    let output = run(("VACCEL_RPC_ADDRESS", &address));
     assert!(!output.status.success() && said(&output).contains("plugin remote cannot be loaded"), "{}", said(&output));
 }
 

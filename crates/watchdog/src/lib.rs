@@ -53,7 +53,7 @@ use std::{
     time::Duration,
 };
 
-use kernlet_accel::Plugin;
+use kernlet_accel::{Plugin, chain};
 use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionSpec, GoDuration};
 use kernlet_jail::{Jail, Limits, Machines, Mode, Report, memory};
@@ -139,7 +139,7 @@ pub fn run_with(
     log.write_to(File::from(stdout)).map_err(system("start the log's thread"))?;
     let served = prepared.and_then(|prepared| prepared.serve(spec, listen, &log));
     if let Err(error) = &served {
-        log.watchdog("", Level::Error, &error::chain(error));
+        log.watchdog("", Level::Error, &chain(error));
     }
     log.flush(LAST_LINES);
     served

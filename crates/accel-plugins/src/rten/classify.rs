@@ -5,10 +5,7 @@ use kernlet_accel::{Deadline, Done, PluginError, operation::Classify};
 use rten::{RunOptions, Value, ValueView};
 use rten_tensor::{AsView as _, Layout as _};
 
-use super::{
-    model::{Classifier, LoadedModel},
-    run::run_error,
-};
+use super::model::{Classifier, LoadedModel};
 use crate::vision;
 
 /// Fills in the best classes of a picture.
@@ -19,7 +16,9 @@ pub(super) fn classify(
     options: Option<RunOptions>,
 ) -> Result<Done, PluginError> {
     let classifier = model.classifier().map_err(PluginError::invalid)?;
-    vision::classify(task, classifier.size, deadline, |input| logits_of(&infer(model, &classifier, input, options)?))
+    vision::classify(task, classifier.size, deadline, |input| {
+        logits_of(&infer(model, &classifier, input, options, deadline)?)
+    })
 }
 
 /// Runs a classifier once on nothing, so that the first picture finds the plan of the graph made, threads started
@@ -29,7 +28,7 @@ pub(super) fn warm_up(model: &LoadedModel, options: Option<RunOptions>) -> Resul
         return Ok(());
     };
     if model.take_warm_up() {
-        infer(model, &classifier, &vec![0.0; classifier.size.elements()], options)?;
+        infer(model, &classifier, &vec![0.0; classifier.size.elements()], options, Deadline::NONE)?;
     }
     Ok(())
 }
@@ -39,12 +38,13 @@ fn infer(
     classifier: &Classifier,
     input: &[f32],
     options: Option<RunOptions>,
+    deadline: Deadline,
 ) -> Result<Value, PluginError> {
     let shape = [1, 3, classifier.size.height, classifier.size.width];
     let input = ValueView::from_shape(shape, input).map_err(PluginError::failed)?;
-    let [output] =
-        model.model.run_n(vec![(classifier.input, input.into())], [classifier.output], options).map_err(run_error)?;
-    Ok(output)
+    let inputs = [(classifier.input, input.into())];
+    let mut outputs = model.stages.run(&model.model, &inputs, &[classifier.output], options, deadline)?;
+    outputs.pop().ok_or_else(|| PluginError::failed("rten gives no output"))
 }
 
 fn logits_of(output: &Value) -> Result<Vec<f32>, PluginError> {

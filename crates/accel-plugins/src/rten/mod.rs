@@ -5,6 +5,7 @@
 mod classify;
 mod model;
 mod run;
+mod stages;
 
 use std::{
     num::NonZeroUsize,
@@ -22,8 +23,8 @@ pub(crate) const OPERATIONS: [Operation; 4] =
     [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
-/// uses as many threads as there are cores, or `RTEN_NUM_THREADS`, or as many as it is told; one that runs is not
-/// interrupted by a deadline.
+/// uses as many threads as there are cores, or `RTEN_NUM_THREADS`, or as many as it is told; one whose
+/// deadline is over ends between two of its parts.
 #[derive(Debug, Default)]
 pub struct Rten {
     models: ResourceCache<LoadedModel, NotLoadable>,

@@ -26,7 +26,7 @@ pub(super) fn run(
     deadline: Deadline,
     options: Option<RunOptions>,
 ) -> Result<Done, PluginError> {
-    let model = &model.model;
+    let LoadedModel { model, stages, .. } = model;
     let ModelRun { inputs, mut outputs, .. } = task;
     if inputs.len() != model.input_ids().len() || outputs.len() != model.output_ids().len() {
         Err(FitError::Count {
@@ -49,7 +49,7 @@ pub(super) fn run(
         values.push((node, value));
     }
     deadline.check("the model was run")?;
-    let results = model.run(values, model.output_ids(), options).map_err(run_error)?;
+    let results = stages.run(model, &values, model.output_ids(), options, deadline)?;
     for (index, (result, room)) in results.iter().zip(&mut outputs).enumerate() {
         bytes_copied += write(index, result, room)?;
     }
