@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime, chain};
+use kernlet_accel::{Absent, Config, FetchConfig, Hint, Kinds, Plugin, Quota, Runtime, chain};
 use kernlet_accel_agent::Remote;
 use kernlet_accel_plugins::{CATALOGUE, Entry};
 
@@ -153,6 +153,11 @@ fn variable(name: &str) -> Option<String> {
         return None;
     }
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// What may be fetched.
+pub(crate) fn fetch_config() -> FetchConfig {
+    read().as_ref().map(|plugins| plugins.config.fetch.clone()).unwrap_or_default()
 }
 
 /// Unloads every plugin.

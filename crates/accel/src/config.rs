@@ -13,7 +13,7 @@ use std::{
 use kernlet_abi::accel::PROFILING_VARIABLES;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{Hint, Kinds, Quota};
+use crate::{Hint, Kinds, Quota, resource::RESOURCE_MAX};
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "KERNLET_ACCEL_CONFIG";
@@ -76,6 +76,8 @@ pub struct Config {
     pub exec: ExecConfig,
     /// Certificates for `tls://`.
     pub tls: TlsConfig,
+    /// What programs of the host may have fetched as resources. Nothing is for functions.
+    pub fetch: FetchConfig,
 }
 
 /// What plugin `exec` may call, and how.
@@ -90,6 +92,35 @@ pub struct ExecConfig {
     pub bind_now: bool,
     /// Whether libraries are kept open between calls.
     pub keep_open: bool,
+}
+
+/// Which resources are fetched from http and https addresses, for programs of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FetchConfig {
+    /// What addresses may begin with, such as `https://models.example/public/`. Without any, none is fetched.
+    pub allow: Vec<String>,
+    /// The authorities of servers' certificates, in PEM; else those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Longest resource, in bytes.
+    pub bytes: Option<u64>,
+    /// Longest time that one may take, in milliseconds.
+    pub time_ms: Option<u64>,
+}
+
+impl FetchConfig {
+    /// Longest resource, in bytes: as long as one from a file, unless that is configured.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.unwrap_or(RESOURCE_MAX)
+    }
+
+    /// Longest time that one may take: ten minutes, unless that is configured; no more than a day.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        let (usual, most) = (Duration::from_secs(600), Duration::from_secs(86_400));
+        self.time_ms.map_or(usual, Duration::from_millis).min(most)
+    }
 }
 
 /// Certificates, in PEM.

@@ -61,7 +61,7 @@ mod runtime;
 mod session;
 
 pub use arg::{Arg, Data, Dims, Dtype};
-pub use config::{Config, ConfigError, ExecConfig, LogLevel, TlsConfig};
+pub use config::{Config, ConfigError, ExecConfig, FetchConfig, LogLevel, TlsConfig};
 pub use decode::{Generic, decode, generic};
 pub use encode::{Encoded, EncodedArg, EncodedData};
 pub use error::{AccelError, chain};
