@@ -35,12 +35,30 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "agent_messages", run: crate::agent_messages, inputs: agent_words(false) },
         Seeds { target: "agent_conversation", run: crate::agent_conversation, inputs: agent_words(true) },
+        Seeds { target: "onnx_guard", run: crate::onnx_guard, inputs: models() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
         Seeds { target: "server_frames", run: crate::server_frames, inputs: crate::server_frames::right() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
+}
+
+/// Models: one operator, a weight, a graph in an attribute and a function; then some that refer elsewhere, are cut short or
+/// nest without end.
+fn models() -> Vec<Vec<u8>> {
+    use crate::onnx_guard::field;
+    let node = |further: &[u8]| [field(1, b"x"), field(2, b"y"), field(4, b"Relu"), further.to_vec()].concat();
+    let model = |graph: &[u8]| [&[0x08, 8], &field(7, graph)[..], &field(8, &[0x10, 13])].concat();
+    let weight = [field(8, b"w"), field(9, &[0, 0, 128, 63])].concat();
+    let plain = model(&[field(1, &node(&[])), field(5, &weight)].concat());
+    let nested = model(&field(1, &node(&field(5, &field(6, &field(1, &node(&[])))))));
+    let function = [plain.clone(), field(25, &field(7, &node(&[])))].concat();
+    let external = model(&field(5, &[weight, vec![0x70, 1]].concat()));
+    let compiled = model(&field(1, &field(4, b"EPContext")));
+    let deep = (0..30).fold(Vec::new(), |inner, _| field(1, &field(5, &field(6, &inner))));
+    let cut = plain[..plain.len() - 3].to_vec();
+    vec![plain, nested, function, external, compiled, model(&deep), cut]
 }
 
 /// Requests, responses and bodies in chunks, in pieces of some bytes.

@@ -6,10 +6,9 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    net::TcpStream,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::FileExt as _, net::UnixStream},
+        unix::fs::FileExt as _,
     },
     sync::{
         Arc, Condvar, Mutex, OnceLock, PoisonError,
@@ -27,6 +26,7 @@ use zerocopy::IntoBytes;
 use crate::{
     address::Address,
     arena::{Arena, Hold, SharedBuffer},
+    dial::dial,
     digest::digest,
     error::AgentError,
     link::{Inbox, Link, lock},
@@ -175,55 +175,38 @@ impl Connection {
     /// # Errors
     /// Nobody answers there, or something else than an agent.
     pub fn open(address: &Address, options: &Options) -> Result<Self, AgentError> {
-        let text = address.to_string();
-        let connect = |source| AgentError::Connect { address: text.clone(), source };
-        let tcp = |at: &crate::HostPort| {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
-            for address in at.resolve()? {
-                match TcpStream::connect_timeout(&address, options.connect_time) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        return Ok(OwnedFd::from(stream));
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        };
-        match address {
-            Address::Unix(path) => {
-                let socket = UnixStream::connect(path).map_err(connect)?;
-                Self::over_unix(socket.into(), text, options)
-            }
-            Address::Tcp(at) => Self::greet(Link::plain(tcp(at).map_err(connect)?), text, None, options),
-            Address::Tls(at) => {
-                let tls = options.tls.as_ref().ok_or_else(|| AgentError::NoCertificate { address: text.clone() })?;
-                let wrong = |source| AgentError::Tls { address: text.clone(), source };
-                let session = tls.connect(&at.host).map_err(wrong)?;
-                let link = Link::secured(tcp(at).map_err(connect)?, session, options.connect_time).map_err(connect)?;
-                Self::greet(link, text, None, options)
-            }
-            Address::Vsock { cid, port } => {
-                let stream = vsock::VsockStream::connect_with_cid_port(*cid, *port).map_err(connect)?;
-                let socket = stream.as_fd().try_clone_to_owned().map_err(connect)?;
-                Self::greet(Link::plain(socket), text, None, options)
-            }
-        }
+        let unreachable = |source| AgentError::Connect { address: address.to_string(), source };
+        Self::over(dial(address, options.connect_time).map_err(unreachable)?, address, options)
     }
 
-    /// The same over a unix socket that is connected already.
+    /// The same over a socket that is connected to that address already.
     ///
     /// # Errors
     /// As [`Connection::open`].
-    pub fn over_unix(socket: OwnedFd, address: String, options: &Options) -> Result<Self, AgentError> {
-        let memory = match options.memory {
-            0 => None,
-            len => {
-                let memory = SharedMemory::create(len.max(MEMORY_MIN));
-                Some(Arc::new(memory.map_err(|error| AgentError::System("make memory to share", error))?))
+    pub fn over(socket: OwnedFd, address: &Address, options: &Options) -> Result<Self, AgentError> {
+        let text = address.to_string();
+        match address {
+            Address::Unix(_) => {
+                let memory = match options.memory {
+                    0 => None,
+                    len => {
+                        let memory = SharedMemory::create(len.max(MEMORY_MIN));
+                        Some(Arc::new(memory.map_err(|error| AgentError::System("make memory to share", error))?))
+                    }
+                };
+                Self::greet(Link::plain(socket), text, memory, options)
             }
-        };
-        Self::greet(Link::plain(socket), address, memory, options)
+            Address::Tcp(_) | Address::Vsock { .. } => Self::greet(Link::plain(socket), text, None, options),
+            Address::Tls(at) => {
+                let tls = options.tls.as_ref().ok_or_else(|| AgentError::NoCertificate { address: text.clone() })?;
+                let wrong = |source| AgentError::Tls { address: text.clone(), source };
+                let unreachable = |source| AgentError::Connect { address: text.clone(), source };
+                let session = tls.connect(&at.host).map_err(wrong)?;
+                let deadline = Instant::now() + options.connect_time;
+                let link = Link::secured(socket, session, deadline).map_err(unreachable)?;
+                Self::greet(link, text, None, options)
+            }
+        }
     }
 
     fn greet(

@@ -13,17 +13,18 @@ use std::{
 
 use kernlet_abi::hypercall::status;
 use kernlet_accel::{
-    Arg, Config, Cost, Data, Deadline, Dims, Done, Dtype, EncodedData, Kinds, Operation, Plugin, PluginError, Resource,
-    ResourceIdentity, ResourceWatch, operation::Task,
+    Arg, Config, ConfigError, Cost, Data, Deadline, Dims, Done, Dtype, EncodedData, Kinds, Operation, Plugin,
+    PluginError, Resource, ResourceIdentity, ResourceWatch, operation::Task,
 };
 use rustix::event::PollFlags;
 
 use crate::{
     address::{Address, AddressError},
     client::{Connection, Options, RemoteSession},
+    dial::Dialler,
     error::AgentError,
     link::{Inbox, Link, lock, wait_for},
-    tls::{ClientTls, TlsError, TlsFiles},
+    tls::{ClientTls, TlsError},
 };
 
 /// How long an operation waits for an agent to come back, unless its deadline is earlier.
@@ -48,6 +49,9 @@ pub enum Preference {
 /// Why there is no plugin `remote`.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
+    /// The agent has no name that the operator gave.
+    #[error(transparent)]
+    Name(#[from] ConfigError),
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -70,11 +74,21 @@ pub struct Remote {
 }
 
 /// The way to the agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     live: Option<Arc<Live>>,
-    /// Where a new connection comes from, when the worker at the other end of this one ends.
-    lifeline: Option<OwnedFd>,
+    way: Way,
+}
+
+/// Where a connection comes from when one is lost.
+#[derive(Debug)]
+enum Way {
+    /// This process makes it.
+    Direct,
+    /// The agent's supervisor hands it over, when the worker at the other end has ended.
+    Lifeline(OwnedFd),
+    /// Somebody makes it who may.
+    Dialler(Dialler),
 }
 
 /// A connection with a session, and what is registered in it.
@@ -103,6 +117,26 @@ impl Remote {
     /// It cannot be reached.
     pub fn connect(address: Address, options: Options, preference: Preference) -> Result<Self, AgentError> {
         let connection = Connection::open(&address, &options)?;
+        let way = connection.take_lifeline().map_or(Way::Direct, Way::Lifeline);
+        Ok(Self::over(connection, way, address, options, preference))
+    }
+
+    /// The same by somebody else, who makes every connection to it.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub fn connect_by(
+        mut dialler: Dialler,
+        address: Address,
+        options: Options,
+        preference: Preference,
+    ) -> Result<Self, AgentError> {
+        let options = Options { lifeline: false, ..options };
+        let connection = dialled(&mut dialler, &address, &options, Instant::now() + options.connect_time)?;
+        Ok(Self::over(connection, Way::Dialler(dialler), address, options, preference))
+    }
+
+    fn over(connection: Connection, way: Way, address: Address, options: Options, preference: Preference) -> Self {
         let mut operations = Vec::new();
         let mut kinds = Kinds::REMOTE;
         for offered in connection.operations() {
@@ -113,30 +147,20 @@ impl Remote {
             }
             kinds = kinds | Kinds::from_bits(offered.kinds);
         }
-        let lifeline = connection.take_lifeline();
         // No session yet, since that would need a thread.
         let session = RemoteSession::unopened(connection);
-        let line = Line { lifeline, live: Some(Arc::new(Live { session, registered: Mutex::default() })) };
-        Ok(Self { address, options, preference, operations, kinds, line: Mutex::new(line) })
+        let line = Line { way, live: Some(Arc::new(Live { session, registered: Mutex::default() })) };
+        Self { address, options, preference, operations, kinds, line: Mutex::new(line) }
     }
 
     /// The agent that a configuration names; `None` when it names none.
     ///
     /// # Errors
     /// The configuration is wrong, or the agent cannot be reached.
-    pub fn from_config(config: &Config, on_thread: Option<fn()>) -> Result<Option<Self>, RemoteError> {
-        let Some(agent) = &config.agent else { return Ok(None) };
-        let address: Address = agent.parse()?;
-        let tls = match (&config.tls.certificate, &config.tls.key, &config.tls.authority) {
-            (Some(certificate), Some(key), Some(authority)) => Some(ClientTls::new(&TlsFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                authority: authority.clone(),
-            })?),
-            _ => None,
-        };
-        let options = Options { tls, on_thread, lifeline: on_thread.is_some(), ..Options::default() };
-        Ok(Some(Self::connect(address, options, Preference::Always)?))
+    pub fn from_config(config: &Config) -> Result<Option<Self>, RemoteError> {
+        let Some(agent) = config.agent_address(None)? else { return Ok(None) };
+        let options = Options { tls: ClientTls::from_config(&config.tls)?, ..Options::default() };
+        Ok(Some(Self::connect(agent.parse()?, options, Preference::Always)?))
     }
 
     /// The connection, made again if it was lost.
@@ -162,16 +186,18 @@ impl Remote {
     fn redial(&self, line: &mut Line, deadline: Instant) -> Result<Live, AgentError> {
         let mut pause = PAUSE.0;
         loop {
-            let connection = match &line.lifeline {
-                Some(lifeline) => self.await_connection(lifeline, deadline),
-                None => {
-                    let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE.0);
-                    Connection::open(&self.address, &Options { connect_time: left, ..self.options.clone() })
-                }
+            let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE.0);
+            let options = Options { connect_time: left, ..self.options.clone() };
+            let connection = match &mut line.way {
+                Way::Direct => Connection::open(&self.address, &options),
+                Way::Lifeline(lifeline) => self.await_connection(lifeline, options, deadline),
+                Way::Dialler(dialler) => dialled(dialler, &self.address, &options, deadline),
             };
             let session = connection.and_then(|connection| {
-                if line.lifeline.is_none() {
-                    line.lifeline = connection.take_lifeline();
+                if matches!(line.way, Way::Direct)
+                    && let Some(lifeline) = connection.take_lifeline()
+                {
+                    line.way = Way::Lifeline(lifeline);
                 }
                 connection.session_by(None, deadline)
             });
@@ -185,7 +211,12 @@ impl Remote {
     }
 
     /// The connection that the agent's supervisor hands over when the worker was replaced.
-    fn await_connection(&self, lifeline: &OwnedFd, deadline: Instant) -> Result<Connection, AgentError> {
+    fn await_connection(
+        &self,
+        lifeline: &OwnedFd,
+        options: Options,
+        deadline: Instant,
+    ) -> Result<Connection, AgentError> {
         let address = self.address.to_string();
         let lost = |why: String| AgentError::Lost { address: address.clone(), why };
         let lifeline = lifeline.try_clone().map_err(|error| AgentError::System("hold on to the agent", error))?;
@@ -196,8 +227,7 @@ impl Remote {
         let mut byte = [0];
         inbox.exact(&mut byte).map_err(|_| lost(", and so is its supervisor".to_owned()))?;
         let socket = inbox.descriptor().ok_or_else(|| lost(", and its supervisor hands over nothing".to_owned()))?;
-        let options = Options { lifeline: false, ..self.options.clone() };
-        Connection::over_unix(socket, address.clone(), &options)
+        Connection::over(socket, &self.address, &Options { lifeline: false, ..options })
     }
 
     /// What became of a worker that was lost with an operation.
@@ -250,6 +280,17 @@ impl Remote {
             }
         }
     }
+}
+
+/// A connection that somebody else makes.
+fn dialled(
+    dialler: &mut Dialler,
+    address: &Address,
+    options: &Options,
+    deadline: Instant,
+) -> Result<Connection, AgentError> {
+    let unreachable = |source| AgentError::Connect { address: address.to_string(), source };
+    Connection::over(dialler.dial(deadline).map_err(unreachable)?, address, options)
 }
 
 /// Why an operation has no result.

@@ -171,6 +171,17 @@ fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations
 }
 
 #[test]
+fn an_agent_is_asked_for_by_a_name_and_never_by_an_address() {
+    let config = FunctionConfig::from_annotations(&map(&[("dev.kernlet.accel.agent", "gpu-1.lab")])).unwrap();
+    assert_eq!(config.agent.as_deref(), Some("gpu-1.lab"));
+    let long = "a".repeat(65);
+    for address in ["tcp://127.0.0.1:22", "unix:///run/docker.sock", "/run/a", "a:1", "", &long] {
+        let found = problems(&[("dev.kernlet.accel.agent", address)]);
+        assert!(found[0].contains("is not an agent's name"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_bad_override_is_reported_under_the_name_its_author_used() {
     let error = FunctionConfig::default()
         .overridden_by(&Overrides {
