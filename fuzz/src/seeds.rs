@@ -409,7 +409,7 @@ fn agent_words(framed: bool) -> Vec<Vec<u8>> {
     let call = |operation: u32, args: Vec<ArgBody>| {
         let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
         let (session, time_left) = (1.into(), u64::MAX.into());
-        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), reserved: 0.into() };
+        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), more: 0.into() };
         put(kind::CALL, &Call { head, args }.body(), &[7; 8])
     };
     vec![
