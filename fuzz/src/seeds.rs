@@ -4,8 +4,8 @@
 use kernlet_abi::{
     ABI_VERSION, Span,
     accel::{
-        AccelArg, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion, ResizeParams,
-        ResourceParams, SgemmParams, access, dtype, operation,
+        AccelArg, AccelBatch, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion,
+        ResizeParams, ResourceParams, SgemmParams, access, dtype, operation,
     },
     fields::encode_lengths,
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number},
@@ -249,7 +249,24 @@ fn calls() -> Vec<Vec<u8>> {
         accel(operation::ONNX_MODEL_RUN, &[tensor(0x300, access::IN), tensor(0x380, access::OUT)]),
     ];
     calls.extend(accelerations());
+    calls.extend(batches());
     calls
+}
+
+/// Batches of two operations: some that have nothing to do with each other, which go to the plugin at once, and some that
+/// share their arguments, which go there one by one.
+fn batches() -> [Vec<u8>; 3] {
+    let head_of_call = head(number::ACCEL);
+    let noop = AccelCall { head: head_of_call, operation: operation::NOOP, ..AccelCall::default() };
+    let copy = AccelCall { operation: operation::FPGA_ARRAY_COPY, arg_count: 2, args: MORE, ..noop };
+    let numbers = |offset, access| argument(span(MORE + offset, 8), access, dtype::I32);
+    let args = [numbers(0x300, access::IN), numbers(0x310, access::OUT)];
+    let batch = |calls: [AccelCall; 2]| {
+        let at = DATA + size_of::<AccelBatch>() as u64;
+        let batch = AccelBatch { head: head(number::ACCEL_BATCH), count: 2, reserved: 0, calls: at };
+        round(&[batch.as_bytes(), calls.as_bytes()].concat()[..], args.as_bytes())
+    };
+    [batch([copy, noop]), batch([copy, copy]), [batch([noop, copy]), batch([noop, noop])].concat()]
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -420,7 +437,7 @@ fn agent_words(framed: bool) -> Vec<Vec<u8>> {
     let call = |operation: u32, args: Vec<ArgBody>| {
         let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
         let (session, time_left) = (1.into(), u64::MAX.into());
-        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), reserved: 0.into() };
+        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), more: 0.into() };
         put(kind::CALL, &Call { head, args }.body(), &[7; 8])
     };
     vec![

@@ -17,6 +17,7 @@
 //! | `program` | a function's program and machines, of whichever machine type |
 //! | [`solo5`] | Solo5's unikernels: a machine type of their own |
 //! | `hypercall` | argument blocks in, answers out |
+//! | `accelerate` | accelerator calls, one or a batch |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `report`, `backtrace` | the state of a guest that has ended, for those who wrote it |
@@ -25,6 +26,7 @@
 //! | `deadline` | kicks a guest that runs too long |
 //! | `limits` | processor and accelerator time: what an invocation has used, what it and its function may |
 
+mod accelerate;
 mod backtrace;
 mod borrow;
 mod crash;
