@@ -52,8 +52,8 @@ tenders:
     RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p kernlet-tender --target x86_64-unknown-linux-gnu --target-dir target/static
 
 # Whether a standard KVM (not a nested one) runs our machines: KVM-AMD inside an emulated processor
-standard-kvm:
-    scripts/standard-kvm.sh
+standard-kvm *tests:
+    scripts/standard-kvm.sh {{ tests }}
 
 # Everything that has to hold before a change goes in
 ci:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the monitor's tests on a standard KVM: KVM-AMD of a Debian kernel, on a processor that QEMU emulates. For hosts
-# whose own KVM is nested and differs (see docs/architecture.md). An emulated processor is slow: what takes milliseconds takes seconds.
-# Called by people, as `just standard-kvm`, or with the names of test files in crates/monitor/tests (`kernlet_monitor`: the
-# unit tests). Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel, which is not installed.
+# Runs the monitor's and the tenders' tests on a standard KVM: KVM-AMD of a Debian kernel, on a processor that QEMU emulates.
+# For hosts whose own KVM is nested and differs (see docs/architecture.md): guests of Solo5 have a real ring 0 there. An
+# emulated processor is slow: what takes milliseconds takes seconds. Called by people, as `just standard-kvm`, and with the
+# names of test files in crates/monitor/tests and crates/tender/tests (`kernlet_monitor`: the unit tests), as by CI with
+# `solo5 tender`. Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel, which is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,34 +24,43 @@ if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
   (cd "$work/kernel" && apt-get download -qq "$package" && dpkg -x ./*.deb . && rm ./*.deb)
 fi
 
+selected=()
+for test in "$@"; do
+  if [ "$test" = kernlet_monitor ]; then
+    selected+=(--lib)
+  elif compgen -G "crates/*/tests/$test.rs" >/dev/null; then
+    selected+=(--test "$test")
+  else
+    echo "there is no test $test in crates/monitor and crates/tender" >&2
+    exit 1
+  fi
+done
+
 # Everything that the tests need is static or a file: there is no cargo in there.
-(cd functions && cargo build --release --quiet -p echo -p faults -p pages)
 root=$work/root
 rm -rf "$root"
-mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tests,unikernels}
+mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tenders,tests,unikernels}
 cp "$(command -v busybox)" "$root/bin/"
-cp functions/target/release/{echo,faults,pages} "$root/unikernels/"
-functions/solo5/build.sh hvt "$root/solo5"
+# Tests of Solo5's guests alone need no others.
+if [ $# = 0 ] || printf '%s\n' "$@" | grep -qvxE 'solo5|tender'; then
+  (cd functions && cargo build --release --quiet -p echo -p faults -p pages)
+  cp functions/target/release/{echo,faults,pages} "$root/unikernels/"
+fi
+for target in hvt spt; do functions/solo5/build.sh $target "$root/solo5"; done
 for module in irqbypass kvm kvm-amd; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
-RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo test --quiet -p kernlet-monitor --no-run \
+RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo test --quiet -p kernlet-monitor -p kernlet-tender "${selected[@]}" --no-run \
   --target x86_64-unknown-linux-gnu --target-dir "$work/build" --message-format=json |
   sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r program; do
   name=$(basename "$program")
-  cp "$program" "$root/tests/${name%-*}"
+  case $program in
+  */deps/*) cp "$program" "$root/tests/${name%-*}" ;;
+  *) cp "$program" "$root/tenders/$name" ;;
+  esac
 done
-if [ $# -gt 0 ]; then
-  for test in "$@"; do
-    [ -f "$root/tests/$test" ] || { echo "there is no test $test in crates/monitor" >&2 && exit 1; }
-  done
-  for test in "$root"/tests/*; do
-    [[ " $* " == *" $(basename "$test") "* ]] || rm "$test"
-  done
-else
-  # These need gcc, or no KVM.
-  rm -f "$root"/tests/documented_guest "$root"/tests/elf
-fi
+# These need gcc, or no KVM.
+rm -f "$root"/tests/documented_guest "$root"/tests/elf
 
 # PATIENCE multiplies every deadline of the tests.
 cat >"$root/init" <<'INIT'
@@ -61,7 +71,7 @@ mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t tmpfs none /tmp
 for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
-export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_SOLO5_GUESTS=/solo5 KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
+export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_SOLO5_GUESTS=/solo5 KERNLET_TENDERS=/tenders KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
 failed=0
 cd /tmp
 for test in /tests/*; do

@@ -56,6 +56,14 @@ int app_main(const struct start *start) {
             "mov %%rsp, %0; pushq $0x10; pushq %0; pushfq; popq %1; pushq %1; pushq $8; leaq 1f(%%rip), %1; pushq %1; iretq; 1:"
             : "=&r"(stack), "=&r"(flags) : : "memory");
         print("returned\n");
+    } else if (!strcmp(what, "between")) {
+        /* Between privileged instructions, what may be carried out with them. */
+        uint64_t a, b, c, d, e;
+        __asm__ volatile(
+            "cli; pushq $-5; pushq $0x12345678; movl $0x89abcdef, %%eax; leaq 1f(%%rip), %%rcx; pushq %%rsp; pushq %%rax; sti; 1:"
+            "popq %0; popq %1; popq %2; popq %3; leaq 1b(%%rip), %4; subq %%rcx, %4; subq %%rsp, %1"
+            : "=&r"(a), "=&r"(b), "=&r"(c), "=&r"(d), "=&r"(e) : : "rax", "rcx", "memory");
+        print("%lx %ld %lx %ld %lu\n", a, (int64_t)b, c, (int64_t)d, e);
     } else if (!strcmp(what, "flags")) {
         uint64_t cr0, cr3, cr4, flags;
         __asm__ volatile("cli; sti; cli; pushfq; popq %0; mov %%cr0, %1; mov %%cr3, %2; mov %%cr4, %3"

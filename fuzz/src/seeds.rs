@@ -4,8 +4,8 @@
 use kernlet_abi::{
     ABI_VERSION, Span,
     accel::{
-        AccelArg, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion, ResizeParams,
-        ResourceParams, SgemmParams, access, dtype, operation,
+        AccelArg, AccelBatch, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion,
+        ResizeParams, ResourceParams, SgemmParams, access, dtype, operation,
     },
     fields::encode_lengths,
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number},
@@ -35,11 +35,30 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "agent_messages", run: crate::agent_messages, inputs: agent_words(false) },
         Seeds { target: "agent_conversation", run: crate::agent_conversation, inputs: agent_words(true) },
+        Seeds { target: "onnx_guard", run: crate::onnx_guard, inputs: models() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
+        Seeds { target: "server_frames", run: crate::server_frames, inputs: crate::server_frames::right() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
+}
+
+/// Models: one operator, a weight, a graph in an attribute and a function; then some that refer elsewhere, are cut short or
+/// nest without end.
+fn models() -> Vec<Vec<u8>> {
+    use crate::onnx_guard::field;
+    let node = |further: &[u8]| [field(1, b"x"), field(2, b"y"), field(4, b"Relu"), further.to_vec()].concat();
+    let model = |graph: &[u8]| [&[0x08, 8], &field(7, graph)[..], &field(8, &[0x10, 13])].concat();
+    let weight = [field(8, b"w"), field(9, &[0, 0, 128, 63])].concat();
+    let plain = model(&[field(1, &node(&[])), field(5, &weight)].concat());
+    let nested = model(&field(1, &node(&field(5, &field(6, &field(1, &node(&[])))))));
+    let function = [plain.clone(), field(25, &field(7, &node(&[])))].concat();
+    let external = model(&field(5, &[weight, vec![0x70, 1]].concat()));
+    let compiled = model(&field(1, &field(4, b"EPContext")));
+    let deep = (0..30).fold(Vec::new(), |inner, _| field(1, &field(5, &field(6, &inner))));
+    let cut = plain[..plain.len() - 3].to_vec();
+    vec![plain, nested, function, external, compiled, model(&deep), cut]
 }
 
 /// Requests, responses and bodies in chunks, in pieces of some bytes.
@@ -230,7 +249,24 @@ fn calls() -> Vec<Vec<u8>> {
         accel(operation::ONNX_MODEL_RUN, &[tensor(0x300, access::IN), tensor(0x380, access::OUT)]),
     ];
     calls.extend(accelerations());
+    calls.extend(batches());
     calls
+}
+
+/// Batches of two operations: some that have nothing to do with each other, which go to the plugin at once, and some that
+/// share their arguments, which go there one by one.
+fn batches() -> [Vec<u8>; 3] {
+    let head_of_call = head(number::ACCEL);
+    let noop = AccelCall { head: head_of_call, operation: operation::NOOP, ..AccelCall::default() };
+    let copy = AccelCall { operation: operation::FPGA_ARRAY_COPY, arg_count: 2, args: MORE, ..noop };
+    let numbers = |offset, access| argument(span(MORE + offset, 8), access, dtype::I32);
+    let args = [numbers(0x300, access::IN), numbers(0x310, access::OUT)];
+    let batch = |calls: [AccelCall; 2]| {
+        let at = DATA + size_of::<AccelBatch>() as u64;
+        let batch = AccelBatch { head: head(number::ACCEL_BATCH), count: 2, reserved: 0, calls: at };
+        round(&[batch.as_bytes(), calls.as_bytes()].concat()[..], args.as_bytes())
+    };
+    [batch([copy, noop]), batch([copy, copy]), [batch([noop, copy]), batch([noop, noop])].concat()]
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -401,7 +437,7 @@ fn agent_words(framed: bool) -> Vec<Vec<u8>> {
     let call = |operation: u32, args: Vec<ArgBody>| {
         let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
         let (session, time_left) = (1.into(), u64::MAX.into());
-        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), reserved: 0.into() };
+        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), more: 0.into() };
         put(kind::CALL, &Call { head, args }.body(), &[7; 8])
     };
     vec![

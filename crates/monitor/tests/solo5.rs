@@ -110,7 +110,7 @@ fn guests_of_solo5_succeed_at_both_rings() {
 #[test]
 fn traps_are_the_same_at_both_rings() {
     let Some(hypervisor) = kvm() else { return };
-    for what in ["divide", "undefined", "null", "low", "wild", "noncanonical", "msr", "return", "flags"] {
+    for what in ["divide", "undefined", "null", "low", "wild", "noncanonical", "msr", "return", "between", "flags"] {
         let [three, zero] = RINGS.map(|ring| run(&hypervisor, ring, "traps", what, |_| {}));
         assert_eq!(three.0.expect(what).status, zero.0.expect(what).status, "{what}");
         assert_eq!(three.1, zero.1, "{what}");

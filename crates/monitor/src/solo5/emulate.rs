@@ -223,7 +223,7 @@ impl Faulted<'_> {
                 Some(Step::Raise { vector, error_code }) => return self.raise(vector, error_code),
                 None => {}
             }
-            if carried_out && !self.can_be_privileged() {
+            if carried_out && self.load(self.regs.rip).is_some_and(|bytes| !can_be_privileged(bytes)) {
                 if between > 0 && self.plain().is_some() {
                     between -= 1;
                     continue;
@@ -283,22 +283,6 @@ impl Faulted<'_> {
         };
         self.regs.rip += if done.is_some() { len } else { 0 };
         Some(if done.is_some() { Step::Done } else { raised })
-    }
-
-    /// Whether what comes next may be [privileged](is_privileged), by its first bytes: most is not, and the decoder's tables
-    /// are large.
-    fn can_be_privileged(&self) -> bool {
-        let Some(bytes) = self.load::<[u8; 8]>(self.regs.rip) else { return true };
-        let is_prefix =
-            |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
-        let opcode = bytes.iter().position(|byte| !is_prefix(byte)).and_then(|at| bytes.get(at..));
-        match opcode {
-            Some([0x0f, second, ..]) => {
-                matches!(second, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30 | 0x32 | 0x33)
-            }
-            Some([first, _, ..]) => matches!(first, 0x8e | 0xf4 | 0xfa | 0xfb),
-            _ => true,
-        }
     }
 
     /// Carries out what stands between one privileged instruction and the next where descriptor tables are loaded: pushes,
@@ -665,6 +649,21 @@ impl Faulted<'_> {
     }
 }
 
+/// Whether an instruction that begins so can be [privileged](is_privileged) after another one: most cannot, and the
+/// decoder's tables are large.
+fn can_be_privileged(bytes: [u8; 8]) -> bool {
+    let is_prefix =
+        |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let opcode = bytes.iter().position(|byte| !is_prefix(byte)).and_then(|at| bytes.get(at..));
+    match opcode {
+        Some([0x0f, second, ..]) => {
+            matches!(second, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30 | 0x32 | 0x33)
+        }
+        Some([first, _, ..]) => matches!(first, 0x8e | 0xf4 | 0xfa | 0xfb),
+        _ => true,
+    }
+}
+
 /// Whether it is one that only ring 0 can execute, or that raises an interrupt. Of the first instruction after a fault it
 /// is enough that it may be: `mov` to a segment register can be anybody's.
 fn is_privileged(instruction: &Instruction, faulted: bool) -> bool {
@@ -770,3 +769,33 @@ fn slot(regs: &mut kvm_regs, register: Register) -> Option<&mut u64> {
 }
 
 const _: () = assert!(PAGE_SIZE == 4096);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefix() -> impl Strategy<Value = u8> {
+        prop_oneof![
+            prop::sample::select(vec![0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3]),
+            0x40..=0x4f_u8
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_privileged_instruction_is_passed_over(
+            prefixes in prop::collection::vec(prefix(), 0..9),
+            opcode in prop_oneof![any::<u8>().prop_map(|second| vec![0x0f, second]), any::<u8>().prop_map(|first| vec![first])],
+            rest in any::<[u8; 15]>(),
+        ) {
+            let bytes = [prefixes, opcode, rest.to_vec()].concat();
+            let instruction = Decoder::with_ip(64, &bytes[..15], 0x10_0000, DecoderOptions::NONE).decode();
+            if !instruction.is_invalid() && is_privileged(&instruction, false) {
+                let head = bytes.first_chunk::<8>().copied().unwrap_or_default();
+                prop_assert!(can_be_privileged(head), "{instruction:?} {bytes:x?}");
+            }
+        }
+    }
+}
