@@ -7,7 +7,7 @@ use kernlet_abi::{
 };
 use kernlet_accel::Data;
 
-use crate::{crash::Cause, layout::Layout, memory::GuestMemory};
+use crate::{crash::Cause, hypercall::GuestAccess, memory::GuestMemory};
 
 /// How the host uses a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +49,17 @@ impl Argument {
     }
 }
 
-/// Arguments that were checked against one machine's layout and against each other.
+/// Arguments that were checked against one machine's map and against each other.
 #[derive(Debug)]
 pub(crate) struct Checked<'a> {
     arguments: &'a [Argument],
 }
 
 /// Checks that the guest may use each range as it says, and that no written range overlaps another.
-pub(crate) fn check<'a>(layout: &Layout, arguments: &'a [Argument]) -> Result<Checked<'a>, Cause> {
+pub(crate) fn check<'a>(guest: &impl GuestAccess, arguments: &'a [Argument]) -> Result<Checked<'a>, Cause> {
     for (second, argument) in arguments.iter().enumerate() {
         let write = argument.is_written();
-        if !layout.allows(argument.span, write) {
+        if !guest.allows(argument.span, write) {
             let Span { offset, len } = argument.span;
             return Err(Cause::BadPointer { what: "an accelerator argument", offset, len, write });
         }

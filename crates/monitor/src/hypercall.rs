@@ -14,7 +14,7 @@ use kernlet_abi::{
         number, status,
     },
 };
-use kernlet_accel::{AccelError, Arg, Dims, Dtype, Report};
+use kernlet_accel::{AccelError, Arg, Dims, Dtype, Report, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -49,10 +49,33 @@ pub(crate) struct GuestView {
     pub(crate) layout: Layout,
 }
 
-impl GuestView {
+impl GuestAccess for GuestView {
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut GuestMemory {
+        &mut self.memory
+    }
+
+    fn allows(&self, span: Span, write: bool) -> bool {
+        self.layout.allows(span, write)
+    }
+}
+
+/// A guest's memory and what the guest may do there, of whichever machine type: all that calls reach of a guest goes through
+/// here.
+pub(crate) trait GuestAccess {
+    fn memory(&self) -> &GuestMemory;
+
+    fn memory_mut(&mut self) -> &mut GuestMemory;
+
+    /// Whether the guest itself may read (or write) all of `span`; an empty span is nowhere, so it may.
+    fn allows(&self, span: Span, write: bool) -> bool;
+
     /// Checks that the guest may use a range so.
-    pub(crate) fn check(&self, what: &'static str, span: Span, write: bool) -> Result<(), Cause> {
-        if self.layout.allows(span, write) {
+    fn check(&self, what: &'static str, span: Span, write: bool) -> Result<(), Cause> {
+        if self.allows(span, write) {
             Ok(())
         } else {
             Err(Cause::BadPointer { what, offset: span.offset, len: span.len, write })
@@ -60,31 +83,27 @@ impl GuestView {
     }
 
     /// Reads a structure that the guest may use so.
-    pub(crate) fn load<T: FromBytes + IntoBytes>(
-        &self,
-        what: &'static str,
-        offset: u64,
-        write: bool,
-    ) -> Result<T, Cause> {
+    fn load<T: FromBytes + IntoBytes>(&self, what: &'static str, offset: u64, write: bool) -> Result<T, Cause> {
         let span = Span { offset, len: size_of::<T>() as u64 };
         self.check(what, span, write)?;
-        self.memory.load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
+        self.memory().load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
     }
 
     /// Copies out a range that the guest may read; an empty one may be anywhere.
-    pub(crate) fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
+    fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
         let mut bytes = Vec::new();
         self.read_into(what, span, &mut bytes)?;
         Ok(bytes)
     }
 
     /// As [`Self::read`], in place of what `to` holds.
-    pub(crate) fn read_into(&self, what: &'static str, span: Span, to: &mut Vec<u8>) -> Result<(), Cause> {
+    fn read_into(&self, what: &'static str, span: Span, to: &mut Vec<u8>) -> Result<(), Cause> {
         self.check(what, span, false)?;
         let Span { offset, len } = span;
-        self.memory.read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
+        self.memory().read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
     }
 
+    /// Writes a structure to where one was loaded for writing.
     fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
         self.write(offset, value.as_bytes())
     }
@@ -95,7 +114,8 @@ impl GuestView {
             return Ok(());
         }
         let len = bytes.len() as u64;
-        self.memory.write(offset, bytes).map_err(|_| Cause::BadPointer { what: "an answer", offset, len, write: true })
+        let outside = |_| Cause::BadPointer { what: "an answer", offset, len, write: true };
+        self.memory().write(offset, bytes).map_err(outside)
     }
 
     /// Text of at most `max` bytes; the rest is cut, bad UTF-8 is replaced.
@@ -136,6 +156,23 @@ impl CallContext {
             accelerated: None,
         }
     }
+
+    fn operations(&mut self) -> Operations<'_> {
+        let Self { services, limits, usage, deadline, accelerated, .. } = self;
+        Operations { session: &services.accel, limits, usage, deadline: Some(*deadline), report: accelerated }
+    }
+}
+
+/// What accelerator operations need besides memory, and where it is kept how they went.
+#[derive(Debug)]
+pub(crate) struct Operations<'a> {
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) limits: &'a Limits,
+    pub(crate) usage: &'a mut Usage,
+    /// The request's; nothing bounds a guest that has none.
+    pub(crate) deadline: Option<Instant>,
+    /// How the last one went.
+    pub(crate) report: &'a mut Option<Report>,
 }
 
 /// Serves the call whose argument block is at `block`.
@@ -157,11 +194,11 @@ pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64
         number::ENTROPY => result = entropy(guest, &guest.load(BLOCK, block, true)?)?,
         number::ACCEL => {
             let call: AccelCall = guest.load(BLOCK, block, true)?;
-            result = accelerate(guest, context, block, call)?;
+            result = accelerate(guest, &mut context.operations(), block, call)?;
         }
         number::FIND_RESOURCE => {
             let call: FindResource = guest.load(BLOCK, block, true)?;
-            result = find_resource(guest, context, block, call)?;
+            result = find_resource(guest, &context.services.accel, block, call)?;
         }
         number::EXIT => return Err(exit(guest, &guest.load(BLOCK, block, true)?)?),
         number => return Err(Cause::UnknownHypercall { number }),
@@ -207,9 +244,15 @@ fn entropy(guest: &GuestView, call: &Entropy) -> Result<i32, Cause> {
     Ok(status::OK)
 }
 
-fn find_resource(guest: &GuestView, context: &CallContext, block: u64, call: FindResource) -> Result<i32, Cause> {
+/// Looks a resource up by its name; gives the call's status.
+pub(crate) fn find_resource(
+    guest: &impl GuestAccess,
+    session: &Session,
+    block: u64,
+    call: FindResource,
+) -> Result<i32, Cause> {
     let name = guest.text("a resource's name", call.name, RESOURCE_NAME_MAX)?;
-    let Some((id, size)) = context.services.accel.find(&name) else {
+    let Some((id, size)) = session.find(&name) else {
         return Ok(status::ENOENT);
     };
     guest.store(block, &FindResource { id: id.get(), size, ..call })?;
@@ -232,10 +275,16 @@ fn exit(guest: &GuestView, call: &Exit) -> Result<Cause, Cause> {
     })
 }
 
-fn accelerate(guest: &mut GuestView, context: &mut CallContext, block: u64, mut call: AccelCall) -> Result<i32, Cause> {
+/// Runs an operation and writes down what became of it; gives the call's status.
+pub(crate) fn accelerate(
+    guest: &mut impl GuestAccess,
+    operations: &mut Operations<'_>,
+    block: u64,
+    mut call: AccelCall,
+) -> Result<i32, Cause> {
     let descriptors = descriptors(guest, &call)?;
     guest.check("the buffer for an error's message", call.error, true)?;
-    let outcome = run_operation(guest, context, &call, &descriptors)?;
+    let outcome = run_operation(guest, operations, &call, &descriptors)?;
     let (result, message) = match outcome {
         Ok(outputs) => {
             write_outputs(guest, &call, descriptors, &outputs)?;
@@ -251,7 +300,7 @@ fn accelerate(guest: &mut GuestView, context: &mut CallContext, block: u64, mut 
     Ok(result)
 }
 
-fn descriptors(guest: &GuestView, call: &AccelCall) -> Result<Vec<AccelArg>, Cause> {
+fn descriptors(guest: &impl GuestAccess, call: &AccelCall) -> Result<Vec<AccelArg>, Cause> {
     if call.arg_count > ARGS_MAX {
         return Err(Cause::TooManyArguments { count: call.arg_count, max: ARGS_MAX });
     }
@@ -273,15 +322,15 @@ struct Output {
 /// Runs the operation on the guest's memory in place. The outer error ends the machine, the inner one is
 /// the guest's to handle.
 fn run_operation(
-    guest: &mut GuestView,
-    context: &mut CallContext,
+    guest: &mut impl GuestAccess,
+    operations: &mut Operations<'_>,
     call: &AccelCall,
     descriptors: &[AccelArg],
 ) -> Result<Result<Vec<Output>, AccelError>, Cause> {
     let arguments = descriptors.iter().enumerate().map(|(index, arg)| Argument::new(index, arg));
     let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-    let checked = borrow::check(&guest.layout, &arguments)?;
-    let data = borrow::lend(&mut guest.memory, &checked)?;
+    let checked = borrow::check(guest, &arguments)?;
+    let data = borrow::lend(guest.memory_mut(), &checked)?;
     let typed = data.into_iter().zip(descriptors).map(|(data, descriptor)| {
         let rank = usize::try_from(descriptor.rank).unwrap_or(usize::MAX);
         let sizes = descriptor.dims.get(..rank).ok_or(AccelError::TooManyDims { rank })?;
@@ -293,29 +342,29 @@ fn run_operation(
         Ok(args) => args,
         Err(error) => return Ok(Err(error)),
     };
-    let session = Arc::clone(&context.services.accel);
+    let Operations { session, limits, usage, report, .. } = operations;
+    let deadline = operations.deadline;
     let begun = Instant::now();
-    let deadline = match context.limits.accel_time {
-        Some(limit) => context.deadline.min(begun + limit.saturating_sub(context.usage.accel)),
-        None => context.deadline,
-    };
-    let outcome = session.run(call.operation, &mut args, Some(deadline));
-    context.usage.accel += begun.elapsed();
-    context.accelerated = outcome.as_ref().ok().copied();
-    let outcome = match (outcome, context.limits.accel_time) {
-        (Err(error), Some(limit)) if error.status() == status::ETIMEDOUT && Instant::now() < context.deadline => {
+    let allowed = limits.accel_time.map(|limit| begun + limit.saturating_sub(usage.accel));
+    let outcome = session.run(call.operation, &mut args, deadline.into_iter().chain(allowed).min());
+    usage.accel += begun.elapsed();
+    **report = outcome.as_ref().ok().copied();
+    let outcome = match (outcome, limits.accel_time) {
+        (Err(error), Some(limit))
+            if error.status() == status::ETIMEDOUT && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
+        {
             Err(AccelError::TimeUsedUp { limit })
         }
         (outcome, _) => outcome,
     };
     Ok(outcome.map(|Report { bytes_copied, .. }| {
-        context.usage.bytes_copied += bytes_copied;
+        usage.bytes_copied += bytes_copied;
         args.iter().map(|arg| Output { dtype: arg.dtype, dims: arg.dims, written: arg.written }).collect()
     }))
 }
 
 fn write_outputs(
-    guest: &GuestView,
+    guest: &impl GuestAccess,
     call: &AccelCall,
     descriptors: Vec<AccelArg>,
     outputs: &[Output],

@@ -10,6 +10,7 @@ use kernlet_image::{ImageInfo, Progress, Reference, Store};
 use kernlet_monitor::Program;
 
 use crate::Context;
+use crate::commands::key_value;
 use crate::output::{self, Step};
 
 /// Build a function's folder into an image
@@ -22,25 +23,44 @@ use crate::output::{self, Step};
 Examples:
   kernlet build functions/echo
   kernlet build functions/classify -t classify:v1
-  kernlet build hello.hvt -t hello")]
+  kernlet build hello.hvt -t hello
+  kernlet build classify.hvt --resource model=mobilenet.onnx --resource labels=labels.txt")]
 pub(crate) struct Args {
     /// The function's folder, or a Solo5 unikernel
     dir: PathBuf,
     /// Name of the image [default: the package's name, with the tag latest]
     #[arg(long, short, value_name = "NAME[:TAG]")]
     tag: Option<Reference>,
+    /// File that a Solo5 unikernel's accelerator operations know by NAME (may be repeated)
+    #[arg(long = "resource", value_name = "NAME=FILE", value_parser = key_value)]
+    resources: Vec<(String, String)>,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let store = Store::open(context.home()?.path())?;
-    let image = build(&store, &args.dir, args.tag.clone())?;
+    let resources: Vec<_> = args.resources.iter().map(|(name, file)| (name.clone(), file.into())).collect();
+    let image = build(&store, &args.dir, args.tag.clone(), resources)?;
     output::line(&image.reference.to_string())
 }
 
 /// Builds and imports, showing how far it is; the image is named after the package unless it has a name.
-pub(super) fn build(store: &Store, dir: &Path, tag: Option<Reference>) -> anyhow::Result<ImageInfo> {
+pub(super) fn build(
+    store: &Store,
+    dir: &Path,
+    tag: Option<Reference>,
+    resources: Vec<(String, PathBuf)>,
+) -> anyhow::Result<ImageInfo> {
     let step = Step::start(format!("build {}", dir.display()));
-    let Built { package, parts } = compile(&step, dir)?;
+    if dir.is_dir() && !resources.is_empty() {
+        bail!("{}: a folder's resources are in its Cargo.toml; --resource is for a Solo5 unikernel", dir.display());
+    }
+    let Built { package, mut parts } = compile(&step, dir)?;
+    for (name, file) in resources {
+        if parts.resources.iter().any(|(other, _)| *other == name) {
+            bail!("there are two resources named {name}; give each a name of its own");
+        }
+        parts.resources.push((name, file));
+    }
     let name = tag
         .map_or_else(|| package.parse(), Ok)
         .with_context(|| format!("package {package} does not name an image; name it with -t NAME:TAG"))?;

@@ -1,5 +1,6 @@
 //! `kernlet solo5-hvt` and `kernlet solo5-spt`: take the place of Solo5's tenders of these names, also when called by them.
-//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring` is ours.
+//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring`, `--accel` and
+//! `--accel-resource` are ours.
 //! Called by `main` before anything else looks at the command line. It needs no platform.
 
 use std::{
@@ -10,13 +11,15 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
+use kernlet_accel::{Config as AccelConfig, Resource, Session};
 use kernlet_jail::{Jail, Layer, Mode};
 use kernlet_monitor::Hypervisor;
 use kernlet_monitor::solo5::{
-    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, FileBlock, Image,
-    MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
+    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, Extension, FileBlock,
+    Image, MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
     spt::{self, SptError},
 };
 
@@ -27,6 +30,7 @@ use kernlet_monitor::solo5::{
     after_long_help = "\
 Examples:
   kernlet solo5-hvt --mem=32 hello.hvt Hello
+  kernlet solo5-hvt --accel --accel-resource:model=mobilenet.onnx classify.hvt
   kernlet solo5-hvt --block:storage=disk.img --net:service=tap0 server.hvt"
 )]
 pub(crate) struct Args {
@@ -105,6 +109,48 @@ struct Options {
     ring: Ring,
     executable_heap: bool,
     devices: Devices,
+    accelerators: Accelerators,
+}
+
+/// What the guest is given of accelerators, which a stock tender has not.
+#[derive(Default)]
+struct Accelerators {
+    wanted: bool,
+    /// Names and files.
+    resources: Vec<(String, String)>,
+}
+
+impl Accelerators {
+    /// Whether an option is about them.
+    fn option(&mut self, text: &str) -> bool {
+        if text == "--accel" {
+            self.wanted = true;
+            return true;
+        }
+        let resource = text.strip_prefix("--accel-resource:").and_then(|rest| rest.split_once('='));
+        let Some((name, path)) = resource.filter(|(name, path)| !name.is_empty() && !path.is_empty()) else {
+            return false;
+        };
+        self.wanted = true;
+        self.resources.push((name.to_owned(), path.to_owned()));
+        true
+    }
+
+    /// The extension, if it is wanted, with plugins as the environment configures them.
+    fn open(&self) -> Result<Option<Extension>, Failed> {
+        if !self.wanted {
+            return Ok(None);
+        }
+        let config = AccelConfig::from_env().map_err(|error| Failed::because(&error))?;
+        let session: Session = kernlet_accel_plugins::load(&config).runtime().session_with(config.quota());
+        session.prefer(config.hint());
+        for (name, path) in &self.resources {
+            let registered = Resource::from_file(path).and_then(|resource| session.register(name, resource));
+            registered.map_err(|error| Failed::because(&error))?;
+        }
+        session.preload().map_err(|error| Failed::because(&error))?;
+        Ok(Some(Extension { session: Arc::new(session), requests: false }))
+    }
 }
 
 impl Tender {
@@ -130,7 +176,8 @@ impl Tender {
         let (core, modules) = match self.target {
             Target::Hvt => (
                 "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
-                 carried out)\n",
+                 carried out)\n  [ --accel ] (give the guest accelerators, as the environment configures them)\n  \
+                 [ --accel-resource:NAME=PATH ] (the same, with the file at PATH as resource NAME)\n",
                 "",
             ),
             Target::Spt => (
@@ -189,7 +236,7 @@ impl Tender {
         let bytes = std::fs::read(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
         let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
-        let Options { memory, ring, executable_heap, devices } = self.options(given, &image)?;
+        let Options { memory, ring, executable_heap, devices, accelerators } = self.options(given, &image)?;
         if self.target == Target::Spt {
             let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
             return match spt::run(&image, devices, &command_line, memory, executable_heap) {
@@ -203,7 +250,8 @@ impl Tender {
         let memory = self.memory(memory)?;
         let hypervisor = Hypervisor::open().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
-        let machine = Machine::boot(&hypervisor, &image, devices, &command_line, Config { memory, ring });
+        let (config, extension) = (Config { memory, ring }, accelerators.open()?);
+        let machine = Machine::boot_with(&hypervisor, &image, devices, &command_line, config, extension);
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
             BootError::Devices(error) => not_attached(&error),
@@ -220,7 +268,8 @@ impl Tender {
 
     fn options(&self, given: &[OsString], image: &Image) -> Result<Options, Failed> {
         let devices = Devices::new(image.manifest());
-        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices };
+        let accelerators = Accelerators::default();
+        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices, accelerators };
         for option in given {
             let text = option.to_str().unwrap_or_default();
             let known = if let Some(memory) = text.strip_prefix("--mem=") {
@@ -235,6 +284,8 @@ impl Tender {
                 true
             } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| self.target == Target::Hvt) {
                 options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
+                true
+            } else if self.target == Target::Hvt && options.accelerators.option(text) {
                 true
             } else {
                 self.device_option(text, &mut options.devices)?

@@ -4,6 +4,9 @@
 //! Its template is taken when it first does something that depends on the request: when it looks at its command line,
 //! which until then is not mapped, or makes a hypercall. What bindings do before that, descriptor tables and all, is done
 //! once a function and not once a request. What they print for operators goes to the function's log.
+//!
+//! A guest that knows of the extension can have the request as bytes and hand over the response so. Where the function's
+//! environment says that it does, its command line is the same for all requests, and the template is taken when it asks.
 
 use std::{
     mem,
@@ -11,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     Config, Console, ConsoleError, Devices, End, Image,
     device::Attached,
+    extension::{Exchange, Extension},
     layout::{Layout, write_command_line},
     machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
     processor::{CpuState, Ring},
@@ -50,6 +55,10 @@ const BANNER: [&str; 4] = [
     "____/\\___/ _|\\___/____/",
 ];
 
+/// Bytes of a line of the log.
+#[allow(clippy::cast_possible_truncation, reason = "some kilobytes")]
+const LINE_MAX: usize = LOG_MESSAGE_MAX as usize;
+
 /// Status of a guest that gave up.
 const ABORTED: i32 = 255;
 
@@ -62,6 +71,15 @@ enum Arguments {
     Raw,
     /// As one quoted word.
     Quoted,
+    /// Not at all: the guest asks for it.
+    None,
+}
+
+impl Arguments {
+    /// Until when a guest runs before it depends on a request.
+    fn until(self) -> Until {
+        if self == Self::None { Until::Asked } else { Until::Request }
+    }
 }
 
 /// The clean state of a function's machines. Cheap to clone.
@@ -102,13 +120,25 @@ pub struct UsedCommand {
 
 /// What a guest prints, up to what a response may have, and apart from it what its bindings do.
 #[derive(Debug)]
-struct Output {
-    body: Vec<u8>,
+struct Output<'a> {
+    /// The request, once there is one.
+    request: Option<&'a Request<'a>>,
+    /// What the guest hands over.
+    response: Response,
+    answered: bool,
+    printed: Vec<u8>,
     limit: u64,
     bindings: Vec<u8>,
 }
 
-impl Console for Output {
+impl<'a> Output<'a> {
+    fn new(request: Option<&'a Request<'a>>, limit: u64) -> Self {
+        let (response, printed, bindings) = (Response::default(), Vec::new(), Vec::new());
+        Self { request, response, answered: false, printed, limit, bindings }
+    }
+}
+
+impl Console for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
         // Bindings print a line at a time, and nothing of the guest's with it.
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -118,16 +148,39 @@ impl Console for Output {
             self.bindings.extend_from_slice(if fits { bytes } else { &[] });
             return Ok(());
         }
-        if (self.body.len() + bytes.len()) as u64 > self.limit {
+        if (self.printed.len() + bytes.len()) as u64 > self.limit {
             return Err(ConsoleError::Full { limit: self.limit });
         }
-        self.body.extend_from_slice(bytes);
+        self.printed.extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn exchange(&mut self) -> Option<Exchange<'_>> {
+        let Self { request, response, answered, limit, .. } = self;
+        Some(Exchange { request: (*request)?, response, limit: *limit, answered })
     }
 }
 
-/// Bytes that bindings may print beside a response; what is more is lost.
+/// Bytes that bindings may print beside a response, and a guest beside one that it hands over; what is more is lost.
 const LOG_ROOM: usize = 64 * 1024;
+
+/// What a body is answered with that no command line can hold.
+const ZERO_BYTE: &[u8] =
+    b"the request's body has a zero byte, which no command line can have; a function that takes its \
+    body by the call for it says so with solo5_arguments=none\n";
+
+/// Gives texts to the log, line by line.
+fn log(services: &Services, call_id: &str, texts: &[&[u8]], last_lines: &mut LastLines) {
+    for text in texts {
+        let text = text.get(..LOG_ROOM).unwrap_or(text);
+        for line in String::from_utf8_lossy(text).lines() {
+            let line = &line[..line.floor_char_boundary(LINE_MAX)];
+            let level = if line.contains("ABORT") || line.contains("trap:") { Level::Error } else { Level::Info };
+            last_lines.push(level, line);
+            services.log.line(call_id, level, line);
+        }
+    }
+}
 
 /// What a trap leaves behind, as bindings give it to the tender: `struct trap_regs`.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
@@ -157,23 +210,34 @@ impl Template {
         let began = Instant::now();
         let symbols = Unikernel::of_symbols(image.bytes());
         let cause = |cause| Crash::new(cause, Usage::default());
+        let (words, arguments) = settings(&config.environment);
         let size = Config { memory: config.memory, ring: Ring::Three };
-        let booted = Machine::boot(hypervisor, image, Devices::new(image.manifest()), b"", size);
+        let extension = Extension { session: Arc::clone(&services.accel), requests: true };
+        let devices = Devices::new(image.manifest());
+        let line = if arguments == Arguments::None { words.as_bytes() } else { &[] };
+        let booted = Machine::boot_with(hypervisor, image, devices, line, size, Some(extension));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
-        let Machine { processor, memory, layout, .. } = &mut machine;
-        processor.hide_command_line(memory, layout, true).map_err(cause)?;
-        let mut nothing = Output { body: Vec::new(), limit: 0, bindings: Vec::new() };
-        let stopped = machine.run_until(&mut nothing, Some(deadline), Until::Request);
+        let hides = arguments != Arguments::None;
+        if hides {
+            let Machine { processor, memory, layout, .. } = &mut machine;
+            processor.hide_command_line(memory, layout, true).map_err(cause)?;
+        }
+        // It prints nothing before it looks at its command line or makes a hypercall.
+        let mut output = Output::new(None, LOG_ROOM as u64);
+        let stopped = machine.run_until(&mut output, Some(deadline), arguments.until());
+        log(&services, "", &[&output.bindings, &output.printed], &mut LastLines::default());
         let at = machine.processor.instruction_pointer();
         let failed = |end| Crash::new(cause_of(end, &symbols, at, deadline, began, Duration::ZERO), Usage::default());
         let in_call = match stopped.map_err(failed)? {
             Stopped::AtCommandLine => false,
-            Stopped::AtHypercall | Stopped::Halted(_) => true,
+            Stopped::AtHypercall => true,
+            Stopped::Halted(Halted { status, .. }) => return Err(failed(End::NoRequest { status })),
         };
         let Machine { processor, memory, layout, .. } = &mut machine;
-        processor.hide_command_line(memory, layout, false).map_err(cause)?;
+        if hides {
+            processor.hide_command_line(memory, layout, false).map_err(cause)?;
+        }
         let (frozen, cpu) = processor.freeze(memory, in_call).map_err(cause)?;
-        let (words, arguments) = settings(&config.environment);
         let inner = Inner {
             memory: frozen,
             cpu,
@@ -198,15 +262,19 @@ impl Template {
         let Inner { memory, cpu, layout, image, .. } = &*self.inner;
         let devices = Devices::new(image.manifest()).complete();
         let devices: Attached = devices.map_err(|error| cause(boot_cause(error.into())))?;
-        let machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: true });
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
 }
 
-/// The longest body that fits a command line of a function with this environment, in bytes.
+/// The longest body of a function with this environment, in bytes: what fits a command line, where it becomes one.
 #[must_use]
 pub fn body_max(environment: &[(String, String)]) -> u64 {
-    (COMMAND_LINE_MAX - settings(environment).0.len()) as u64
+    match settings(environment) {
+        (_, Arguments::None) => u64::MAX,
+        (words, _) => (COMMAND_LINE_MAX - words.len()) as u64,
+    }
 }
 
 /// Words for the bindings, and how a body becomes a command line.
@@ -216,6 +284,7 @@ fn settings(environment: &[(String, String)]) -> (String, Arguments) {
     let arguments = match value(ARGUMENTS) {
         Some("raw") => Arguments::Raw,
         Some("quoted") => Arguments::Quoted,
+        Some("none") => Arguments::None,
         _ => Arguments::Safe,
     };
     (format!("--solo5:{} ", level.unwrap_or("quiet")), arguments)
@@ -227,6 +296,9 @@ impl Arguments {
         let is_option = |word: &[u8]| word.starts_with(b"-");
         let is_plain = !body.iter().any(|byte| matches!(byte, b'"' | b'\'' | b'\\'))
             && !body.split(u8::is_ascii_whitespace).any(is_option);
+        if self == Self::None {
+            return Vec::new();
+        }
         if self == Self::Raw || (self == Self::Safe && is_plain) {
             return body.to_vec();
         }
@@ -265,16 +337,15 @@ impl CommandMachine {
         self.machine.usage = Usage { bytes_in: request.body.len() as u64, ..Usage::default() };
         response.headers = crate::Headers::default();
         response.body.clear();
-        if request.body.contains(&0) {
+        if self.template.inner.arguments != Arguments::None && request.body.contains(&0) {
             // Where a command line ends. Nothing has run, so the machine is as clean as before.
             response.status = 400;
-            response.body.extend_from_slice(b"the request's body has a zero byte, which no command line can have\n");
+            response.body.extend_from_slice(ZERO_BYTE);
             response.usage = self.usage();
             return Ok(UsedCommand { machine: self });
         }
-        match self.run(request, deadline, &mut response.body) {
+        match self.run(request, deadline, response) {
             Ok(()) => {
-                response.status = 200;
                 self.machine.usage.bytes_out = response.body.len() as u64;
                 response.usage = self.usage();
                 Ok(UsedCommand { machine: self })
@@ -290,19 +361,30 @@ impl CommandMachine {
         &mut self,
         request: &Request<'_>,
         deadline: Instant,
-        body: &mut Vec<u8>,
+        response: &mut Response,
     ) -> Result<(), Box<(Cause, Option<Trap>)>> {
         let template = Arc::clone(&self.template.inner);
-        let mut line = template.words.clone().into_bytes();
-        line.extend(template.arguments.of(request.body));
-        let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
-        let written = write_command_line(&self.machine.memory, &line);
-        written.map_err(|_| Box::new((Cause::RequestTooLarge { size, window }, None)))?;
+        if template.arguments != Arguments::None {
+            let mut line = template.words.clone().into_bytes();
+            line.extend(template.arguments.of(request.body));
+            let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
+            let written = write_command_line(&self.machine.memory, &line);
+            written.map_err(|_| Box::new((Cause::RequestTooLarge { size, window }, None)))?;
+        }
         let limit = template.response_limit;
-        let mut output = Output { body: mem::take(body), limit, bindings: Vec::new() };
+        let mut output = Output::new(Some(request), limit);
+        // Kept for their allocation, whichever it will be.
+        let kept = if template.arguments == Arguments::None { &mut output.response.body } else { &mut output.printed };
+        *kept = mem::take(&mut response.body);
         let ran = self.machine.run(&mut output, Some(deadline));
-        *body = output.body;
-        self.log(request.call_id, &output.bindings);
+        let printed = mem::take(&mut output.printed);
+        if output.answered {
+            *response = mem::take(&mut output.response);
+            self.log(request.call_id, &[&output.bindings, &printed]);
+        } else {
+            (response.status, response.body) = (200, printed);
+            self.log(request.call_id, &[&output.bindings]);
+        }
         let at = self.machine.processor.instruction_pointer();
         let paused = self.machine.usage.paused;
         let Halted { status, cookie } = ran.map_err(|end| match end {
@@ -320,14 +402,10 @@ impl CommandMachine {
         Err(Box::new((Cause::Exited { status, said }, trap)))
     }
 
-    /// Gives what the bindings printed to the log.
-    fn log(&mut self, call_id: &str, text: &[u8]) {
+    /// Gives what was printed beside the response to the log, and keeps the last of it.
+    fn log(&mut self, call_id: &str, texts: &[&[u8]]) {
         self.last_lines.clear();
-        for line in String::from_utf8_lossy(text).lines() {
-            let level = if line.contains("ABORT") || line.contains("trap:") { Level::Error } else { Level::Info };
-            self.last_lines.push(level, line);
-            self.services.log.line(call_id, level, line);
-        }
+        log(&self.services, call_id, texts, &mut self.last_lines);
     }
 
     fn usage(&mut self) -> Usage {
@@ -418,6 +496,7 @@ fn cause_of(end: End, symbols: &Unikernel, at: u64, deadline: Instant, began: In
     match end {
         End::Host(cause) => cause,
         End::Timeout => Cause::Timeout { limit: deadline.saturating_duration_since(began), paused, at },
+        End::Call(cause) => cause,
         End::CpuTime { limit } => Cause::CpuTime { limit, at },
         end => Cause::Solo5(Box::new(end)),
     }

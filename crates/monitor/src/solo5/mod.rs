@@ -11,6 +11,7 @@
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
 //! | `hypercall`, `ring` | structures in, structures out |
+//! | `extension` | accelerators, and requests as bytes: what Solo5 does not have |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
 //! | [`spt`] | the other tender: the guest as this process, under a filter |
@@ -20,6 +21,7 @@
 mod command;
 pub mod device;
 mod emulate;
+mod extension;
 mod hypercall;
 pub mod image;
 mod layout;
@@ -34,6 +36,7 @@ mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
+pub use extension::{Exchange, Extension};
 pub use image::{Image, ImageError, Target, target_of};
 pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, End, Halted, MEMORY_MAX, Machine};
 pub use manifest::{DeviceKind, Entry, Manifest};

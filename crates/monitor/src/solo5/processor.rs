@@ -4,9 +4,9 @@
 //! At CPL 3 every exception enters a stub at ring 0, which reports it by one `out` and goes back by `iretq` with what the
 //! monitor has made of its frame. Ports of hypercalls are open by the I/O bitmap of the task state segment.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
-use kernlet_abi::map::PAGE_SIZE;
+use kernlet_abi::{map::PAGE_SIZE, solo5::EXTENSION_PORT};
 use kvm_bindings::{
     KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
     KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
@@ -456,10 +456,11 @@ fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
     for area in layout.areas() {
         tables.map(&area, PageRing::User)?;
     }
-    write_descriptors(memory).map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
+    let extension = if layout.extension.is_some() { EXTENSION_PORT..EXTENSION_PORT + 4 } else { 0..0 };
+    write_descriptors(memory, extension).map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
 }
 
-fn write_descriptors(memory: &GuestMemory) -> Result<(), OutOfBounds> {
+fn write_descriptors(memory: &GuestMemory, further: Range<u16>) -> Result<(), OutOfBounds> {
     memory.store(GDT, &native::DESCRIPTORS)?;
     let task = 0x0000_8900_0000_0000 | TSS_LIMIT | (TSS << 16);
     memory.store(GDT + TASK_DESCRIPTOR, &[task, 0])?;
@@ -473,7 +474,7 @@ fn write_descriptors(memory: &GuestMemory) -> Result<(), OutOfBounds> {
     memory.store(TSS + 4, &(FAULT_STACK + PAGE_SIZE))?;
     memory.store(TSS + 102, &u16::try_from(IO_BITMAP).unwrap_or_default())?;
     let mut bitmap = [0xff_u8; IO_BITMAP_LEN + 1];
-    for port in (PORT_BASE..PORT_BASE + HYPERCALLS + 3).chain(PORT_KICK..PORT_KICK + 4) {
+    for port in (PORT_BASE..PORT_BASE + HYPERCALLS + 3).chain(PORT_KICK..PORT_KICK + 4).chain(further) {
         bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
     }
     memory.write(TSS + IO_BITMAP, &bitmap)
@@ -566,5 +567,6 @@ fn write_stock_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), OutOf
 
 const _: () = {
     assert!(TSS + TSS_LIMIT < FAULT_STACK);
+    assert!(EXTENSION_PORT > PORT_BASE + HYPERCALLS + 3 && EXTENSION_PORT + 4 <= PORT_KICK);
     assert!(KVM_EXIT_IO == 2 && KVM_EXIT_FAIL_ENTRY == 9 && KVM_EXIT_INTERNAL_ERROR == 17);
 };
