@@ -701,6 +701,153 @@ fn a_solo5_function_is_held_to_its_limits() {
     platform.still_serves_echo();
 }
 
+/// Builds an image of the guest `block` with these options.
+fn build_disk(platform: &Platform, tag: &str, options: &[&str]) -> Output {
+    platform.command().arg("build").arg(guest("block")).args(["-t", tag]).args(options).output().unwrap()
+}
+
+#[test]
+fn a_functions_block_device_is_a_file_of_its_image_that_nobody_writes() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.img");
+    fs::write(&path, "text".repeat(2048)).unwrap();
+    let option = format!("storage={}", path.display());
+    succeeded(build_disk(&platform, "disk", &["--block", &option, "--block-sector-size", "storage=4096"]));
+    // The image has it from now on.
+    fs::remove_file(&path).unwrap();
+    succeeded(platform.run(["deploy", "disk", "--image", "disk"]));
+    let whole = format!("capacity=8192 block_size=4096\n{}", "text".repeat(1024));
+    assert_eq!(platform.call("disk", "read").text(), whole);
+    let refused = "capacity=8192 block_size=4096\nreturned 3\ntext";
+    assert_eq!(platform.call("disk", "put data").text(), refused);
+    assert_eq!(platform.call("disk", "read").text(), whole);
+    // A deployment may have its requests write over it.
+    let annotation = "dev.kernlet.solo5.block.storage=copy-on-write=4Ki";
+    succeeded(platform.run(["deploy", "over", "--image", "disk", "--annotation", annotation]));
+    let written = "capacity=8192 block_size=512\nreturned 0\ndata";
+    assert_eq!(platform.call("over", "put data").text(), written);
+    assert!(platform.call("over", "read").text().ends_with(&"text".repeat(128)));
+    // Eight blocks of 512 bytes are the one page that a machine may write.
+    assert!(platform.call("over", "fill").text().ends_with("\nblocks: 8, then 3\n"));
+    assert!(platform.call("over", "read").text().ends_with(&"text".repeat(128)));
+    let images = stdout(&platform.run(["images", "--json"]));
+    assert!(images.contains("\"storage\""), "{images}");
+}
+
+#[test]
+fn no_byte_that_a_request_writes_to_a_disk_is_seen_by_another() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[]);
+    succeeded(build_disk(&platform, "scratch", &["--scratch", "storage=256Ki"]));
+    let zeroes = format!("capacity=262144 block_size=512\n{}", "\0".repeat(512));
+    for isolation in ["rewind", "fresh", "reuse"] {
+        let annotation = format!("dev.kernlet.isolation={isolation}");
+        succeeded(platform.run(["deploy", isolation, "--image", "scratch", "--annotation", &annotation]));
+        for round in 0..3 {
+            let reply = platform.call(isolation, format!("put secret {round}"));
+            assert!(reply.text().ends_with(&format!("returned 0\nsecret {round}")), "{}", reply.text());
+            assert_eq!(platform.call(isolation, "read").text(), zeroes, "{isolation}");
+            let filled = platform.call(isolation, "fill").text();
+            assert!(filled.ends_with("\nblocks: 512, then 0\n"), "{filled}");
+            assert_eq!(platform.call(isolation, "read").text(), zeroes, "{isolation}");
+        }
+    }
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (platform, zeroes) = (&platform, &zeroes);
+            scope.spawn(move || {
+                for _ in 0..8 {
+                    let reply = platform.call("rewind", format!("put {thread}"));
+                    assert!(reply.text().ends_with(&format!("returned 0\n{thread}")), "{}", reply.text());
+                    assert_eq!(&platform.call("rewind", "read").text(), zeroes);
+                }
+            });
+        }
+    });
+    assert!(platform.call("rewind", "").text().ends_with("SUCCESS\n"));
+}
+
+#[test]
+fn block_devices_that_do_not_fit_become_no_image_and_no_function() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, size: usize| {
+        let path = folder.path().join(name);
+        fs::write(&path, vec![0; size]).unwrap();
+        format!("storage={}", path.display())
+    };
+    let (good, odd, empty) = (file("good", 8192), file("odd", 1000), file("empty", 0));
+    let absent = format!("storage={}", folder.path().join("absent").display());
+    let refused = |name: &str, options: &[&str], text: &str| {
+        let mut command = kernlet();
+        command.arg("build").arg(guest(name)).args(options).arg("--home").arg(home.path());
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "{options:?}");
+        assert!(stderr(&output).contains(text), "{options:?}: {}", stderr(&output));
+    };
+    refused("block", &[], "the unikernel declares the block device \"storage\", and nothing is given for it");
+    refused("hello", &["--block", &good], "the unikernel declares no block device \"storage\"; it declares none");
+    let other = good.replace("storage=", "other=");
+    refused("block", &["--block", &other], "declares no block device \"other\"; it declares storage");
+    refused(
+        "block",
+        &["--block", &odd],
+        "dev.kernlet.solo5.block.storage: it has 1000 bytes, no whole number of blocks of 512 bytes",
+    );
+    refused("block", &["--block", &empty], "it has 0 bytes, less than one block of 512");
+    refused("block", &["--block", &absent], "cannot be read: No such file");
+    refused("block", &["--block", "storage=."], "is not a file");
+    refused("block", &["--block", &good, "--block", &good], "--block storage is there twice");
+    refused("block", &["--block", &good, "--scratch", "storage=1Mi"], "the block device storage is there twice");
+    refused("block", &["--copy-on-write", "storage=1Mi"], "--copy-on-write storage needs --block storage=FILE");
+    refused("block", &["--scratch", "storage=2Gi"], "a machine could write 2147483648 bytes in all; at most 1Gi");
+    refused("block", &["--scratch", "storage=1000"], "no whole number of blocks");
+    refused("block", &["--block", &good, "--copy-on-write", "storage=1Ki"], "the least is 4Ki");
+    for size in ["520", "256", "65536", "x"] {
+        let sector = format!("storage={size}");
+        refused("block", &["--block", &good, "--block-sector-size", &sector], "is not the size of a block");
+    }
+    refused("block", &["--block-sector-size", "storage=512"], "is of no block device");
+    refused("block", &["--scratch", "sto-rage=1Mi"], "is not the name of a block device");
+    let mut command = kernlet();
+    let output = command.arg("build").arg(root().join("functions/echo")).args(["--scratch", "storage=1Mi", "--home"]);
+    assert!(stderr(&output.arg(home.path()).output().unwrap()).contains("is a folder: block devices go with the file"));
+}
+
+#[test]
+fn a_deployment_whose_block_devices_do_not_fit_is_refused() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (_home, platform) = platform(&[]);
+    succeeded(build_disk(&platform, "scratch", &["--scratch", "storage=64Ki"]));
+    let deploy = |annotation: &str| {
+        platform.run(["deploy", "disk", "--image", "scratch", "--no-wait", "--annotation", annotation])
+    };
+    for (annotation, text) in [
+        ("dev.kernlet.solo5.block.storage=read-only", "read-only needs a file, and the image has none for it"),
+        ("dev.kernlet.solo5.block.storage=writable", "is not a block device; use read-only"),
+        ("dev.kernlet.solo5.block.storage=scratch=1000", "no whole number of blocks of 512 bytes"),
+        ("dev.kernlet.solo5.block.storage=scratch=8Gi", "at most 1Gi are possible"),
+        ("dev.kernlet.solo5.block.a-b=scratch=1Mi", "is not the name of a device"),
+    ] {
+        let output = deploy(annotation);
+        assert!(!output.status.success() && stderr(&output).contains(text), "{annotation}: {}", stderr(&output));
+    }
+    // What only the unikernel itself can tell is in the function's log.
+    succeeded(deploy("dev.kernlet.solo5.block.other=scratch=1Mi"));
+    common::eventually("the watchdog says why it does not start", || {
+        let logs = stdout(&platform.run(["logs", "disk"]));
+        logs.contains("the unikernel declares no block device").then_some(())
+    });
+}
+
 #[test]
 fn a_file_that_is_no_unikernel_of_solo5s_becomes_no_image() {
     let home = tempfile::tempdir().unwrap();

@@ -252,5 +252,5 @@ fn a_guest_that_never_asks_for_its_request_is_no_function_that_does() {
     assert!(!reply.status.is_success());
     let folder = ["build", "functions/echo", "--resource", "labels=models/imagenet_classes.txt"];
     let refused = platform.run(folder);
-    assert!(stderr(&refused).contains("--resource is for a Solo5 unikernel"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("--resource goes with a file"), "{}", stderr(&refused));
 }

@@ -29,7 +29,7 @@ pub(crate) struct Image {
 impl Image {
     /// As the gateway would have a watchdog run it.
     pub(crate) fn spec(&self) -> anyhow::Result<FunctionSpec> {
-        let Unpacked { digest, kernel, resources, config } = self.unpacked.clone();
+        let Unpacked { digest, kernel, resources, blocks, config } = self.unpacked.clone();
         Ok(FunctionSpec {
             name: self.name.parse()?,
             namespace: Namespace::default(),
@@ -38,6 +38,7 @@ impl Image {
             digest,
             kernel,
             resources,
+            blocks,
             config,
             environment: BTreeMap::new(),
             template: None,

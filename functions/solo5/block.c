@@ -1,6 +1,8 @@
 /*
  * Writes every tenth block of its device "storage" and reads it back, then asks for what there is not. With the command
- * line "read" it prints the first block, with "time" it says how long writing and reading all blocks takes.
+ * line "read" it prints the first block, with "put TEXT" it writes one that begins with the text, says what came of it and
+ * prints the block's begin, with "fill" it says how many blocks it can write, one after the other, and with "time" how long
+ * writing and reading all of them takes.
  */
 #include "solo5.h"
 
@@ -17,6 +19,23 @@ int app_main(const struct start *start) {
     if (!strcmp(start->cmdline, "read")) {
         ASSERT(block_read(handle, 0, seen, size) == R_OK);
         console((const char *)seen, size);
+        return 0;
+    }
+    if (!strncmp(start->cmdline, "put ", 4)) {
+        const char *text = start->cmdline + 4;
+        size_t len = strlen(text) < size ? strlen(text) : size;
+        memcpy(written, text, len);
+        print("returned %d\n", block_write(handle, 0, written, size));
+        ASSERT(block_read(handle, 0, seen, size) == R_OK);
+        console((const char *)seen, len);
+        return 0;
+    }
+    if (!strcmp(start->cmdline, "fill")) {
+        uint64_t offset = 0;
+        int result = R_OK;
+        memset(written, 'f', size);
+        while (offset < capacity && (result = block_write(handle, offset, written, size)) == R_OK) offset += size;
+        print("blocks: %lu, then %d\n", offset / size, result);
         return 0;
     }
     if (!strcmp(start->cmdline, "time")) {

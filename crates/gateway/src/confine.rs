@@ -76,7 +76,8 @@ fn limits(spec: &FunctionSpec) -> CgroupLimits {
         inflight => inflight.min(MACHINES_MAX),
     };
     // One more: the template.
-    let each = spec.config.memory.bytes().saturating_add(MEMORY_PER_MACHINE);
+    let written = spec.config.blocks.values().fold(0_u64, |sum, device| sum.saturating_add(device.room()));
+    let each = spec.config.memory.bytes().saturating_add(MEMORY_PER_MACHINE).saturating_add(written);
     let guests = (machines + 1).saturating_mul(each);
     let sizes = spec.resources.iter().filter_map(|(_, path)| fs::metadata(path).ok());
     let models = sizes.fold(0_u64, |sum, file| sum.saturating_add(file.len())).saturating_mul(MODEL_FACTOR);

@@ -5,7 +5,7 @@
 use crate::wire::FunctionDeployment;
 use kernlet_image::{
     ConfigError, FunctionName, FunctionSpec, NameError, Namespace, Overrides, Reference, ReferenceError, Store,
-    StoreError,
+    StoreError, block_devices,
 };
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -106,6 +106,8 @@ pub(crate) fn check(
         memory_limit: limits.and_then(|limits| said(&limits.memory)),
         cpu_limit: limits.and_then(|limits| said(&limits.cpu)),
     };
+    let config = unpacked.config.overridden_by(&overrides).map_err(DeployError::Config)?;
+    block_devices(&config.blocks, &unpacked.blocks).map_err(DeployError::Config)?;
     Ok(FunctionSpec {
         name: identity.name.clone(),
         namespace: identity.namespace.clone(),
@@ -114,7 +116,8 @@ pub(crate) fn check(
         digest: unpacked.digest,
         kernel: unpacked.kernel,
         resources: unpacked.resources,
-        config: unpacked.config.overridden_by(&overrides).map_err(DeployError::Config)?,
+        blocks: unpacked.blocks,
+        config,
         environment: environment.clone(),
         template: None,
     })

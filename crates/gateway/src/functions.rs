@@ -297,7 +297,8 @@ impl Functions {
 
 /// The record, with its image unpacked again where someone deleted the files.
 fn with_files(mut record: Record, store: &Store) -> Record {
-    let complete = record.spec.kernel.exists() && record.spec.resources.iter().all(|(_, path)| path.exists());
+    let mut files = record.spec.resources.iter().chain(&record.spec.blocks);
+    let complete = record.spec.kernel.exists() && files.all(|(_, path)| path.exists());
     if complete {
         return record;
     }
@@ -316,6 +317,7 @@ fn with_files(mut record: Record, store: &Store) -> Record {
             record.spec.digest = unpacked.digest;
             record.spec.kernel = unpacked.kernel;
             record.spec.resources = unpacked.resources;
+            record.spec.blocks = unpacked.blocks;
         }
         Err(error) => {
             tracing::error!(function = %record.spec.name, %error, "A function's image is gone: deploy it again")

@@ -155,6 +155,7 @@ mod tests {
                 digest: "sha256:00".into(),
                 kernel: "/kernel".into(),
                 resources: Vec::new(),
+                blocks: Vec::new(),
                 config: FunctionConfig::default(),
                 environment: Default::default(),
                 template: None,

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    ConfigError, ImageParts,
+    BlockDevice, ConfigError, ImageParts,
     config::{annotations_from_metadata, annotations_of_solo5},
 };
 
@@ -137,15 +137,17 @@ pub fn build(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built, Bui
     let kernel = fs::read(&program)
         .map_err(|source| BuildError::Read { what: format!("the unikernel {}", program.display()), source })?;
     let Package { name, resources, annotations, .. } = package;
-    Ok(Built { package: name, parts: ImageParts { kernel, resources, annotations } })
+    Ok(Built { package: name, parts: ImageParts { kernel, resources, annotations, ..ImageParts::default() } })
 }
 
-/// The parts of an image of a Solo5 unikernel for hvt, as it is.
+/// The parts of an image of a Solo5 unikernel for hvt, as it is, with these block devices.
 #[must_use]
-pub fn of_solo5(name: &str, kernel: Vec<u8>) -> Built {
-    let mut annotations = annotations_of_solo5();
+pub fn of_solo5(name: &str, kernel: Vec<u8>, devices: Vec<BlockDevice>) -> Built {
+    let settings = devices.iter().map(|device| (device.name.clone(), device.settings)).collect();
+    let mut annotations = annotations_of_solo5(&settings);
     annotations.insert(TITLE.to_owned(), name.to_owned());
-    Built { package: name.to_owned(), parts: ImageParts { kernel, resources: Vec::new(), annotations } }
+    let blocks = devices.into_iter().filter_map(|device| Some((device.name, device.file?))).collect();
+    Built { package: name.to_owned(), parts: ImageParts { kernel, blocks, annotations, ..ImageParts::default() } }
 }
 
 /// The parts of `cargo metadata`'s answer that matter here.

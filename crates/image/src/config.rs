@@ -11,10 +11,14 @@ use std::{
 use kernlet_abi::map;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, CpuShare, GoDuration, duration::as_go};
+use crate::{
+    BlockSettings, ByteSize, CpuShare, GoDuration,
+    block::{self, is_block_name},
+    duration::as_go,
+};
 
 /// What all annotations and labels of ours begin with.
-const PREFIX: &str = "dev.kernlet.";
+pub(crate) const PREFIX: &str = "dev.kernlet.";
 
 /// The machine types that a `dev.kernlet.machine` annotation may name. What a program is, it says itself as well.
 const MACHINE_NATIVE: &str = "native";
@@ -97,6 +101,9 @@ pub struct FunctionConfig {
     pub log_rate: u32,
     /// Accelerator operations that the function says it uses; empty if it says nothing.
     pub operations: BTreeSet<String>,
+    /// What the block devices of a Solo5 unikernel are made of, by their names.
+    #[serde(default)]
+    pub blocks: BTreeMap<String, BlockSettings>,
 }
 
 impl Default for FunctionConfig {
@@ -113,6 +120,7 @@ impl Default for FunctionConfig {
             accel_time: Duration::ZERO,
             log_rate: default_log_rate(),
             operations: BTreeSet::new(),
+            blocks: BTreeMap::new(),
         }
     }
 }
@@ -242,10 +250,27 @@ impl Draft {
             let Some(name) = key.strip_prefix(PREFIX) else {
                 continue;
             };
+            if let Some(device) = name.strip_prefix(block::ANNOTATION) {
+                self.block(key, device, value);
+                continue;
+            }
             match Setting::ALL.iter().find(|setting| setting.annotation() == name) {
                 Some(setting) => self.apply(key, *setting, value),
                 None => self.problems.push(format!("{key} is unknown; known are {}", known_annotations())),
             }
+        }
+    }
+
+    /// Takes a block device.
+    fn block(&mut self, key: &str, device: &str, value: &str) {
+        if !is_block_name(device) {
+            let why = format!("{device:?} is not the name of a device; use 1 to 67 letters and digits");
+            self.problems.push(format!("{key}: {why}"));
+            return;
+        }
+        match value.parse() {
+            Ok(settings) => _ = self.config.blocks.insert(device.to_owned(), settings),
+            Err(why) => self.problems.push(format!("{key}: {why}")),
         }
     }
 
@@ -279,6 +304,7 @@ impl Draft {
     fn finish(mut self) -> Result<FunctionConfig, ConfigError> {
         if self.problems.is_empty() {
             self.problems.extend(check_memory(&self.config));
+            self.problems.extend(block::check(&self.config.blocks));
         }
         if self.problems.is_empty() { Ok(self.config) } else { Err(ConfigError(self.problems)) }
     }
@@ -393,9 +419,12 @@ pub(crate) fn annotations_from_metadata(
     draft.finish().map(|_| annotations)
 }
 
-/// The annotations for an image of a Solo5 unikernel.
-pub(crate) fn annotations_of_solo5() -> BTreeMap<String, String> {
-    [(format!("{PREFIX}{}", Setting::Machine.annotation()), MACHINE_SOLO5.to_owned())].into()
+/// The annotations for an image of a Solo5 unikernel with these block devices.
+pub(crate) fn annotations_of_solo5(blocks: &BTreeMap<String, BlockSettings>) -> BTreeMap<String, String> {
+    let machine = (format!("{PREFIX}{}", Setting::Machine.annotation()), MACHINE_SOLO5.to_owned());
+    let blocks =
+        blocks.iter().map(|(name, device)| (format!("{PREFIX}{}{name}", block::ANNOTATION), device.to_string()));
+    [machine].into_iter().chain(blocks).collect()
 }
 
 fn known_metadata() -> String {
@@ -404,5 +433,7 @@ fn known_metadata() -> String {
 }
 
 fn known_annotations() -> String {
-    Setting::ALL.map(|setting| format!("{PREFIX}{}", setting.annotation())).join(", ")
+    let blocks = format!("{PREFIX}{}NAME", block::ANNOTATION);
+    let plain = Setting::ALL.iter().map(|setting| format!("{PREFIX}{}", setting.annotation()));
+    plain.chain([blocks]).collect::<Vec<_>>().join(", ")
 }

@@ -3,6 +3,7 @@
 //! It never runs a function and never talks to the network.
 #![forbid(unsafe_code)]
 
+mod block;
 pub mod build;
 mod config;
 mod cpu;
@@ -14,6 +15,7 @@ mod size;
 mod spec;
 mod store;
 
+pub use block::{BlockAccess, BlockDevice, BlockSettings, block_devices, is_block_name};
 pub use config::{ConfigError, FunctionConfig, Isolation, Overrides};
 pub use cpu::{CpuShare, CpuShareError};
 pub use duration::{DurationError, GoDuration};

@@ -24,6 +24,9 @@ pub struct FunctionSpec {
     pub kernel: PathBuf,
     /// Files that the function's accelerator calls name, each with its name.
     pub resources: Vec<(String, PathBuf)>,
+    /// Files of the block devices of a Solo5 unikernel, each with the device's name.
+    #[serde(default)]
+    pub blocks: Vec<(String, PathBuf)>,
     /// Limits and isolation.
     pub config: FunctionConfig,
     /// Environment variables for the guest.

@@ -28,6 +28,8 @@ use crate::{
     trace::Trace,
 };
 
+pub use crate::solo5::sandbox::Sandbox as Solo5Sandbox;
+
 /// What the page tables say of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {

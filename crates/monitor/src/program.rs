@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use crate::{
     Crash, ElfError, Hypervisor, Limits, Machine, MachineConfig, Request, Response, Services, Template, Unikernel,
     Used,
-    solo5::{self, CommandMachine, Image, ImageError, Target, UsedCommand},
+    solo5::{self, CommandMachine, Disk, DiskError, Image, ImageError, Target, UsedCommand},
 };
 
 /// A program that can be loaded.
@@ -39,6 +39,18 @@ impl Program {
             return Ok(Self::Solo5(Image::parse(Arc::from(bytes), Target::Hvt)?));
         }
         Ok(Self::Native(Unikernel::parse(bytes)?))
+    }
+
+    /// The program with these block devices, of which every machine has its own.
+    ///
+    /// # Errors
+    /// It has no use for them, or others.
+    pub fn with_disks(self, disks: Vec<(String, Disk)>) -> Result<Self, DiskError> {
+        match self {
+            Self::Native(_) if disks.is_empty() => Ok(self),
+            Self::Native(_) => Err(DiskError::NoDevices),
+            Self::Solo5(image) => Ok(Self::Solo5(image.with_disks(disks)?)),
+        }
     }
 
     /// The native unikernel, if it is one.

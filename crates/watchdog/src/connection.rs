@@ -20,6 +20,7 @@ use std::{
 
 use http::StatusCode;
 use kernlet_http1::{BadChunk, BadHead, BodyLength, Chunks, RequestHead};
+use kernlet_monitor::Response;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, writev},
@@ -39,7 +40,8 @@ const READ_MAX: usize = 64 * 1024;
 /// Longest head of a request, in bytes: far more than the guest's window takes, so that who sends too much is told.
 const HEAD_MAX: usize = 512 * 1024;
 
-/// Memory for bodies that a connection keeps from one request to the next, in bytes.
+/// Memory that a connection keeps for a request's body, and as much for a response's, in bytes. Always exactly this much:
+/// memory that grew with each body to its own size is what an allocator holds on to, thread by thread, once it is free.
 const BODY_KEPT: usize = 64 * 1024;
 
 /// How long the rest of a refused body is read and thrown away, so that its sender sees the answer instead of
@@ -113,8 +115,9 @@ pub(crate) struct Line<'a> {
     /// The last read took as much as it could, so that there may be more.
     more: bool,
     rest: Rest,
-    /// Kept for its memory.
+    /// Kept for its memory, as is the response.
     body: Vec<u8>,
+    response: Response,
     /// The machine of the request that was answered last.
     unsettled: Option<Unsettled>,
 }
@@ -154,7 +157,8 @@ impl<'a> Line<'a> {
             end: 0,
             more: false,
             rest: Rest::Known(0),
-            body: Vec::new(),
+            body: emptied(Vec::new()),
+            response: Response { body: emptied(Vec::new()), ..Response::default() },
             unsettled: None,
         }
     }
@@ -210,7 +214,6 @@ impl<'a> Line<'a> {
         patience: Duration,
     ) -> Result<Vec<u8>, BodyError> {
         let mut body = mem::take(&mut self.body);
-        body.clear();
         if self.rest.is_over() {
             return Ok(body);
         }
@@ -240,9 +243,23 @@ impl<'a> Line<'a> {
 
     /// Keeps a body's memory for the next one.
     pub(crate) fn done_with(&mut self, body: Vec<u8>) {
-        if body.capacity() <= BODY_KEPT {
-            self.body = body;
-        }
+        self.body = emptied(body);
+    }
+
+    /// A response to fill.
+    pub(crate) fn take_response(&mut self) -> Response {
+        mem::take(&mut self.response)
+    }
+
+    /// Keeps a response's memory for the next one. Its body, if it went with the answer, comes back by [`Self::sent`].
+    pub(crate) fn done_with_response(&mut self, response: Response) {
+        self.response = response;
+    }
+
+    /// Keeps the memory of the body of an answer that has been sent.
+    fn sent(&mut self, body: Vec<u8>) {
+        let kept = mem::take(&mut self.response.body);
+        self.response.body = emptied(if kept.capacity() == BODY_KEPT { kept } else { body });
     }
 
     /// Takes what has been read already and belongs to the body.
@@ -386,6 +403,15 @@ impl<'a> Line<'a> {
     }
 }
 
+/// No bytes, in memory for [`BODY_KEPT`]: the given one, or where that is of another size, new.
+fn emptied(mut body: Vec<u8>) -> Vec<u8> {
+    if body.capacity() != BODY_KEPT {
+        return Vec::with_capacity(BODY_KEPT);
+    }
+    body.clear();
+    body
+}
+
 fn timespec(time: Duration) -> Timespec {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() }
@@ -428,7 +454,9 @@ pub(crate) fn serve(socket: Arc<OwnedFd>, exchange: &Exchange, draining: &OwnedF
         let goes_on = head.persists() && !response::closes(&answer) && line.draining.is_some();
         let bytes = encoder.head(&answer, &head, goes_on);
         let body: &[u8] = if head.method() == "HEAD" { &[] } else { answer.body() };
-        if !line.send(bytes, body) || !goes_on || !line.rest.is_over() && !line.linger() {
+        let is_sent = line.send(bytes, body);
+        line.sent(answer.into_body());
+        if !is_sent || !goes_on || !line.rest.is_over() && !line.linger() {
             break;
         }
     }

@@ -36,6 +36,16 @@ pub enum WatchdogError {
         /// What is wrong with it.
         source: ProgramError,
     },
+    /// Its block devices are not those that its unikernel declares, or cannot be opened.
+    #[error(
+        "the block devices of function {function} cannot be used; build its image again, or deploy it with other ones"
+    )]
+    Disks {
+        /// The function.
+        function: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A resource cannot be used.
     #[error("resource {name} of function {function} could not be registered; deploy the function again")]
     Resource {

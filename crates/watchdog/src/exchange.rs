@@ -138,11 +138,13 @@ impl Exchange {
         // Before the body, so that no more bodies are held in memory than requests may be under way.
         let permit = shared.inflight.enter()?;
         let body = request::read_body(shared, head, line, self.read_timeout)?;
-        let response = self.run(&request.with_body(&body), call_id, limit, permit, line);
+        let mut response = line.take_response();
+        let ran = self.run(&request.with_body(&body), call_id, limit, permit, line, &mut response);
         line.done_with(body);
-        let response = response?;
         let usage = response.usage;
-        Ok((response::of_function(&shared.name, response)?, usage))
+        let answer = ran.and_then(|()| Ok(response::of_function(&shared.name, &mut response)?));
+        line.done_with_response(response);
+        Ok((answer?, usage))
     }
 
     /// Runs the guest, here and now. Whatever keeps it longer than its time allows, the client is not kept waiting:
@@ -154,14 +156,15 @@ impl Exchange {
         limit: TimeLimit,
         permit: Permit,
         line: &mut Line<'_>,
-    ) -> Result<Response, Unanswered> {
+        response: &mut Response,
+    ) -> Result<(), Unanswered> {
         let start = Instant::now();
         self.keeper.begin(&line.caller, Waiting { call_id: call_id.clone(), limit, start });
         let pool = self.function.pool();
         let mut worker = pool.take();
         // A plugin that panics is caught where it is called; this is for what is wrong with ourselves.
         let served = catch_unwind(AssertUnwindSafe(|| {
-            let answer = worker.serve(request, limit, start);
+            let answer = worker.serve(request, limit, start, response);
             (answer, worker)
         }));
         let answer = match served {
@@ -178,7 +181,7 @@ impl Exchange {
         if line.caller.end() {
             return Ok(answer?);
         }
-        Err(Unanswered::Overdue(answer.map_or_else(|error| error.usage(), |response| response.usage)))
+        Err(Unanswered::Overdue(answer.map_or_else(|error| error.usage(), |()| response.usage)))
     }
 
     /// Logs what only this side knows; the end of a machine was logged when it happened.

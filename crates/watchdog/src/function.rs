@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    fs::{self, File},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -12,11 +14,11 @@ use std::{
 use kernlet_abi::accel::{PROFILING_VARIABLES, says_yes};
 use kernlet_accel::{Plugin, Region, Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
-use kernlet_image::{FunctionConfig, FunctionSpec, Isolation};
+use kernlet_image::{BlockAccess, BlockDevice, BlockSettings, FunctionConfig, FunctionSpec, Isolation, block_devices};
 use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
     Backend, CpuBucket, Crash, Hypervisor, Level, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate,
-    Services, TemplateKey,
+    Services, TemplateKey, solo5::Disk,
 };
 
 use crate::{
@@ -103,7 +105,7 @@ impl Parts {
             environment.entry(variable.to_owned()).or_insert_with(|| "1".to_owned());
         }
         let environment: Vec<(String, String)> = environment.into_iter().collect();
-        let program = read_program(spec)?;
+        let program = with_disks(read_program(spec)?, spec)?;
         let machine = MachineConfig {
             memory: config.memory.bytes(),
             request_limit: config.request_limit.bytes().min(program.request_max(&environment)),
@@ -343,6 +345,33 @@ fn read_program(spec: &FunctionSpec) -> Result<Program, WatchdogError> {
         Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
     };
     Program::parse(&file).map_err(|source| WatchdogError::Kernel { function, source })
+}
+
+/// The block devices of a function's machines, their files open.
+///
+/// # Errors
+/// A file cannot be opened.
+pub fn open_disks(devices: &[BlockDevice]) -> io::Result<Vec<(String, Disk)>> {
+    let open = |device: &BlockDevice| {
+        let BlockDevice { name, file, settings: BlockSettings { access, sector } } = device;
+        let open = || File::open(file.as_deref().ok_or(io::ErrorKind::NotFound)?);
+        let disk = match access {
+            BlockAccess::ReadOnly => Disk::read_only(open()?)?,
+            BlockAccess::CopyOnWrite(room) => Disk::copy_on_write(open()?, room.bytes())?,
+            BlockAccess::Scratch(size) => Disk::scratch(size.bytes()),
+        };
+        Ok((name.clone(), disk.with_sector(*sector)))
+    };
+    devices.iter().map(open).collect()
+}
+
+/// The function's program with its block devices.
+fn with_disks(program: Program, spec: &FunctionSpec) -> Result<Program, WatchdogError> {
+    type Refused = Box<dyn std::error::Error + Send + Sync>;
+    let disks = block_devices(&spec.config.blocks, &spec.blocks).map_err(Refused::from);
+    let disks = disks.and_then(|devices| Ok(open_disks(&devices)?));
+    let program = disks.and_then(|disks| Ok(program.with_disks(disks)?));
+    program.map_err(|source| WatchdogError::Disks { function: spec.name.to_string(), source })
 }
 
 /// Whether the function's operations are recorded, and which variable says so: the function's environment, else the

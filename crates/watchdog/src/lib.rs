@@ -65,7 +65,7 @@ use tokio::{
 
 pub use connection::BodyError;
 pub use error::{InvokeError, WatchdogError};
-pub use function::{Function, Parts};
+pub use function::{Function, Parts, open_disks};
 pub use limit::{MACHINES_MAX, TimeLimit};
 pub use listen::{Listen, ListenError, ListenParseError};
 pub use log::{BACKLOG_MAX, Log};

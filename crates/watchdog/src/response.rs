@@ -3,6 +3,7 @@
 
 use std::{
     io::Write as _,
+    mem,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -29,8 +30,11 @@ const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
 /// Where the time went (W3C Server Timing), on demand.
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// A function's response. Fields that the connection or the watchdog writes are left out.
-pub(crate) fn of_function(function: &str, response: kernlet_monitor::Response) -> Result<HttpResponse, InvokeError> {
+/// A function's response, whose body is taken out of it. Fields that the connection or the watchdog writes are left out.
+pub(crate) fn of_function(
+    function: &str,
+    response: &mut kernlet_monitor::Response,
+) -> Result<HttpResponse, InvokeError> {
     let bad = |name: &str, why| InvokeError::BadHeader {
         function: function.to_owned(),
         header: name.escape_debug().take(NAME_SHOWN_MAX).collect(),
@@ -38,7 +42,7 @@ pub(crate) fn of_function(function: &str, response: kernlet_monitor::Response) -
     };
     // The monitor lets only 200 to 599 through.
     let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let body = if has_no_body(status) { Vec::new() } else { response.body };
+    let body = if has_no_body(status) { Vec::new() } else { mem::take(&mut response.body) };
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     for (name, value) in response.headers.iter() {
@@ -232,9 +236,9 @@ mod tests {
         ]
         .map(|name| (name, &b"1"[..]))
         .into();
-        let answer = of_function("f", guest(200, &forged)).unwrap();
+        let answer = of_function("f", &mut guest(200, &forged)).unwrap();
         assert!(answer.headers().is_empty(), "{:?}", answer.headers());
-        let kept = of_function("f", guest(201, &[("Set-Cookie", b"a"), ("Set-Cookie", b"b\xff")])).unwrap();
+        let kept = of_function("f", &mut guest(201, &[("Set-Cookie", b"a"), ("Set-Cookie", b"b\xff")])).unwrap();
         assert_eq!(kept.status(), 201);
         assert_eq!(kept.headers().get_all("set-cookie").iter().count(), 2);
     }
@@ -250,7 +254,7 @@ mod tests {
             ("X-Null", b"\0", "X-Null"),
             (&long, b"v", "é"),
         ] {
-            let error = of_function("f", guest(200, &[(name, value)])).unwrap_err();
+            let error = of_function("f", &mut guest(200, &[(name, value)])).unwrap_err();
             let text = error.message();
             assert_eq!(error.status(), 502);
             assert!(text.contains(shown) && text.len() < 400 && !text.contains('\n'), "{text}");
@@ -259,9 +263,9 @@ mod tests {
 
     #[test]
     fn statuses_without_a_body_have_none() {
-        assert_eq!(size(&of_function("f", guest(200, &[])).unwrap()), 4);
+        assert_eq!(size(&of_function("f", &mut guest(200, &[])).unwrap()), 4);
         for status in [204, 205, 304] {
-            assert_eq!(size(&of_function("f", guest(status, &[])).unwrap()), 0);
+            assert_eq!(size(&of_function("f", &mut guest(status, &[])).unwrap()), 0);
         }
     }
 

@@ -60,25 +60,14 @@ impl Worker {
         )?;
         request::check_body(&self.shared, request.body.len() as u64)?;
         let _permit = self.shared.inflight.enter()?;
-        let served = self.serve_into(request, self.shared.limit, start, response);
+        let served = self.serve(request, self.shared.limit, start, response);
         self.settle();
         served
     }
 
-    /// Serves a request that has been checked and let in. [`Self::settle`] is due afterwards.
+    /// Serves a request that has been checked and let in, in place of what `response` holds. [`Self::settle`] is due
+    /// afterwards.
     pub(crate) fn serve(
-        &mut self,
-        request: &Request<'_>,
-        limit: TimeLimit,
-        start: Instant,
-    ) -> Result<Response, InvokeError> {
-        let mut response = Response::default();
-        self.serve_into(request, limit, start, &mut response)?;
-        Ok(response)
-    }
-
-    /// As [`Self::serve`], in place of what `response` holds.
-    fn serve_into(
         &mut self,
         request: &Request<'_>,
         limit: TimeLimit,

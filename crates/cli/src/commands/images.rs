@@ -14,7 +14,7 @@ Examples:
   kernlet images
   kernlet images --json | jq -r '.[].reference'")]
 pub(crate) struct Args {
-    /// Print an array of objects: reference, digest, size, created, resources, annotations
+    /// Print an array of objects: reference, digest, size, created, resources, blocks, annotations
     #[arg(long)]
     json: bool,
 }

@@ -157,11 +157,11 @@ fn crash_error(crash: &Crash) -> anyhow::Error {
 /// Which function, from which files, under which limits.
 fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
     let path = Path::new(&args.image);
-    let (digest, kernel, mut resources, config) = if path.is_file() {
-        (String::new(), path.to_path_buf(), Vec::new(), FunctionConfig::default())
+    let (digest, kernel, mut resources, blocks, config) = if path.is_file() {
+        (String::new(), path.to_path_buf(), Vec::new(), Vec::new(), FunctionConfig::default())
     } else {
         let unpacked = unpack(&args.image, path, context)?;
-        (unpacked.digest, unpacked.kernel, unpacked.resources, unpacked.config)
+        (unpacked.digest, unpacked.kernel, unpacked.resources, unpacked.blocks, unpacked.config)
     };
     resources.extend(args.resource.iter().map(|(name, file)| (name.clone(), PathBuf::from(file))));
     let nothing = BTreeMap::new();
@@ -192,6 +192,7 @@ fn spec(args: &Args, context: &Context) -> anyhow::Result<FunctionSpec> {
         template: None,
         kernel,
         resources,
+        blocks,
         config: config.overridden_by(&overrides)?,
         environment,
     })

@@ -212,16 +212,30 @@ pub enum ImageError {
         /// The name.
         name: String,
     },
-    /// Two resources have one name.
-    #[error("two resources are called {name:?}")]
-    DuplicateResource {
+    /// A layer says that it holds a block device's file and does not.
+    #[error("no layer has the file of the block device {name:?} that the manifest promises")]
+    NoBlock {
+        /// Name of the device.
+        name: String,
+    },
+    /// A block device's name breaks the rule.
+    #[error("{name:?} is not a block device's name: use 1 to 67 letters and digits")]
+    BlockName {
         /// The name.
         name: String,
     },
-    /// A resource is something else than a file.
-    #[error("resource {name:?} is not a regular file: {}", path.display())]
+    /// Two resources, or two block devices, have one name.
+    #[error("two {what} are called {name:?}")]
+    Duplicate {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A resource or a block device is something else than a file.
+    #[error("{name:?} is not a regular file: {}", path.display())]
     NotAFile {
-        /// Name of the resource.
+        /// Its name.
         name: String,
         /// Where it should have been.
         path: PathBuf,

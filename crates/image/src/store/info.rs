@@ -15,6 +15,8 @@ pub struct ImageParts {
     pub kernel: Vec<u8>,
     /// Files that go with it, each with the name that the function knows it by.
     pub resources: Vec<(String, PathBuf)>,
+    /// Files of block devices, each with the name by which the unikernel declares the device.
+    pub blocks: Vec<(String, PathBuf)>,
     /// Annotations of the image; those that begin with `dev.kernlet.` say how it runs.
     pub annotations: BTreeMap<String, String>,
 }
@@ -22,7 +24,7 @@ pub struct ImageParts {
 /// How far an import is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// What is being stored: `kernel` or the name of a resource.
+    /// What is being stored: `kernel`, or the name of a resource or of a block device.
     pub part: &'a str,
     /// Bytes stored so far, of all parts.
     pub done: u64,
@@ -44,6 +46,8 @@ pub struct ImageInfo {
     pub created: Option<SystemTime>,
     /// Names of its resources.
     pub resources: Vec<String>,
+    /// Names of the block devices that it has files for.
+    pub blocks: Vec<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
 }
@@ -77,6 +81,8 @@ pub struct Unpacked {
     pub kernel: PathBuf,
     /// The image's resources by name.
     pub resources: Vec<(String, PathBuf)>,
+    /// Files of its block devices by name.
+    pub blocks: Vec<(String, PathBuf)>,
     /// What the image's annotations ask for.
     pub config: FunctionConfig,
 }

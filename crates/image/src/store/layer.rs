@@ -1,5 +1,5 @@
 //! Layers: a tar archive with one file when written, any plausible tar archive when read. Used by the store.
-//! Archives are untrusted: only two kinds of path leave one, every size is bounded before it is believed,
+//! Archives are untrusted: only three kinds of path leave one, every size is bounded before it is believed,
 //! and links, devices and ways out of the folder are refused.
 
 use std::{
@@ -17,13 +17,50 @@ use super::{
     error::{ImageError, IoError, ReadError, check_size},
     oci::{self, Descriptor},
 };
-use crate::{ByteSize, digest::Digest};
+use crate::{ByteSize, digest::Digest, is_block_name};
 
 /// Name of the unikernel in its layer.
 pub(super) const KERNEL: &str = ".boot/kernel";
 
-/// What names of resources in their layers begin with.
-pub(super) const RESOURCES: &str = "resources/";
+/// A kind of files that an image has beside its unikernel.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// What they are called together.
+    pub(super) what: &'static str,
+    /// The folder that they are unpacked to, and with which their names in layers begin.
+    pub(super) folder: &'static str,
+    /// Annotation of a layer: name of what it holds.
+    pub(super) annotation: &'static str,
+    /// Whether one may be called this.
+    pub(super) fits: fn(&str) -> bool,
+    /// What is said of a name that does not fit.
+    pub(super) refuse: fn(String) -> ImageError,
+    /// What is said of one that is promised and not there.
+    pub(super) missing: fn(String) -> ImageError,
+}
+
+/// What accelerator calls name.
+pub(super) const RESOURCES: Kind = Kind {
+    what: "resources",
+    folder: "resources",
+    annotation: oci::RESOURCE,
+    fits: is_resource_name,
+    refuse: |name| ImageError::ResourceName { name },
+    missing: |name| ImageError::NoResource { name },
+};
+
+/// What block devices are made of.
+pub(super) const BLOCKS: Kind = Kind {
+    what: "block devices",
+    folder: "blocks",
+    annotation: oci::BLOCK,
+    fits: is_block_name,
+    refuse: |name| ImageError::BlockName { name },
+    missing: |name| ImageError::NoBlock { name },
+};
+
+/// All kinds.
+pub(super) const KINDS: [Kind; 2] = [RESOURCES, BLOCKS];
 
 /// Largest unikernel.
 pub(super) const KERNEL_MAX: ByteSize = ByteSize::mebibytes(256);
@@ -44,7 +81,7 @@ const RESOURCE_NAME_MAX: usize = 64;
 const BLOCK: u64 = 512;
 
 /// Whether a resource may be called this.
-pub(super) fn is_resource_name(name: &str) -> bool {
+fn is_resource_name(name: &str) -> bool {
     name.len() <= RESOURCE_NAME_MAX
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
@@ -99,11 +136,10 @@ fn header(name: &str, size: u64) -> io::Result<Header> {
     Ok(header)
 }
 
-/// Takes the unikernel and the resources out of an image's layers.
+/// Takes the unikernel and the files beside it out of an image's layers.
 #[derive(Debug)]
 pub(super) struct Extractor {
-    kernel: PathBuf,
-    resources: PathBuf,
+    folder: PathBuf,
     /// Bytes that the layers may still have.
     budget: u64,
     entries: usize,
@@ -112,17 +148,13 @@ pub(super) struct Extractor {
 }
 
 impl Extractor {
-    /// Extracts to `folder/kernel` and `folder/resources/NAME`.
+    /// Extracts to `folder/kernel` and `folder/KIND/NAME`.
     pub(super) fn new(folder: &Path) -> Result<Self, IoError> {
-        let resources = folder.join("resources");
-        fs::create_dir(&resources).map_err(IoError::on("create the folder", &resources))?;
-        Ok(Self {
-            kernel: folder.join("kernel"),
-            resources,
-            budget: IMAGE_MAX.bytes(),
-            entries: 0,
-            names: BTreeSet::new(),
-        })
+        for kind in &KINDS {
+            let inner = folder.join(kind.folder);
+            fs::create_dir(&inner).map_err(IoError::on("create the folder", &inner))?;
+        }
+        Ok(Self { folder: folder.to_owned(), budget: IMAGE_MAX.bytes(), entries: 0, names: BTreeSet::new() })
     }
 
     /// Reads one layer whose blob has been checked.
@@ -199,17 +231,23 @@ impl Extractor {
         }
         let target = if name == KERNEL {
             check_size("the unikernel", content.size(), KERNEL_MAX)?;
-            Some(self.kernel.clone())
+            Some(self.folder.join("kernel"))
         } else {
-            match name.strip_prefix(RESOURCES) {
-                Some(resource) if !is_resource_name(resource) => {
-                    return Err(ImageError::ResourceName { name: resource.to_owned() }.into());
-                }
-                resource => resource.map(|resource| self.resources.join(resource)),
-            }
+            self.beside_the_kernel(&name)?
         };
         self.names.insert(name);
         target.map_or(Ok(()), |target| extract(digest, content, &target))
+    }
+
+    /// Where a file of one of the kinds goes; nothing for any other file.
+    fn beside_the_kernel(&self, name: &str) -> Result<Option<PathBuf>, ImageError> {
+        let Some((folder, name)) = name.split_once('/') else { return Ok(None) };
+        let Some(kind) = KINDS.iter().find(|kind| kind.folder == folder) else { return Ok(None) };
+        if (kind.fits)(name) {
+            Ok(Some(self.folder.join(folder).join(name)))
+        } else {
+            Err((kind.refuse)(name.to_owned()))
+        }
     }
 
     /// Makes the names of what was extracted last; an image without a unikernel is refused.
@@ -217,7 +255,7 @@ impl Extractor {
         if !self.names.contains(KERNEL) {
             return Err(ImageError::NoKernel.into());
         }
-        Ok(sync_folder(&self.resources)?)
+        KINDS.iter().try_for_each(|kind| Ok(sync_folder(&self.folder.join(kind.folder))?))
     }
 }
 

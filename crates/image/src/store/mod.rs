@@ -8,7 +8,7 @@
 //!               tmp/                       files without a name yet
 //!               .blobs.lock                shared: "I need blobs to stay"; exclusive: "I delete unneeded ones"
 //!               .index.lock                exclusive: "I change index.json"; always taken after .blobs.lock
-//! <home>/unpacked/<digest>/kernel, resources/<name>
+//! <home>/unpacked/<digest>/kernel, resources/<name>, blocks/<name>
 //! ```
 
 mod blobs;
@@ -47,7 +47,7 @@ use crate::{Reference, digest::Digest};
 const LAYOUT_FILE: &str = "oci-layout";
 const INDEX_FILE: &str = "index.json";
 
-/// Most layers of an image: the unikernel and its resources.
+/// Most layers of an image: the unikernel and the files beside it.
 const LAYERS_MAX: usize = 64;
 
 /// What a name of something incomplete under `unpacked` begins with.
@@ -216,16 +216,15 @@ impl Store {
     fn info(&self, reference: &Reference, entry: &Descriptor) -> Result<ImageInfo, StoreError> {
         let manifest = self.manifest(entry).map_err(|error| error.reading(reference))?;
         let blobs = manifest.layers.iter().chain([&manifest.config, entry]);
+        let held =
+            |annotation| manifest.layers.iter().filter_map(move |layer| layer.annotations.get(annotation).cloned());
         Ok(ImageInfo {
             reference: reference.clone(),
             digest: entry.digest.to_string(),
             size: blobs.map(|blob| blob.size).sum(),
             created: entry.annotations.get(oci::CREATED).and_then(|time| humantime::parse_rfc3339(time).ok()),
-            resources: manifest
-                .layers
-                .iter()
-                .filter_map(|layer| layer.annotations.get(oci::RESOURCE).cloned())
-                .collect(),
+            resources: held(oci::RESOURCE).collect(),
+            blocks: held(oci::BLOCK).collect(),
             annotations: manifest.annotations,
         })
     }

@@ -29,6 +29,9 @@ pub(super) const CREATED: &str = "org.opencontainers.image.created";
 /// Annotation of a layer: name of the resource that it holds.
 pub(super) const RESOURCE: &str = "dev.kernlet.resource";
 
+/// Annotation of a layer: name of the block device whose file it holds.
+pub(super) const BLOCK: &str = "dev.kernlet.block";
+
 /// OCI tools refuse an operating system that Go does not know, so images say `linux`; what runs them is in the
 /// `dev.kernlet.machine` annotation.
 pub(super) const OS: &str = "linux";

@@ -10,7 +10,7 @@ use super::{
     INCOMPLETE, ImageError, IoError, Store, Unpacked, blobs,
     error::ReadError,
     file_names,
-    layer::{self, Extractor},
+    layer::{BLOCKS, Extractor, KINDS, RESOURCES},
     oci::{self, Descriptor, ImageConfig, Manifest},
 };
 use crate::FunctionConfig;
@@ -24,14 +24,12 @@ impl Store {
         if !folder.join("kernel").is_file() {
             self.extract(&manifest, &folder)?;
         }
-        let resources = folder.join("resources");
-        let mut resources: Vec<(String, PathBuf)> = file_names(&resources)?
-            .into_iter()
-            .filter_map(|name| name.into_string().ok())
-            .map(|name| (name.clone(), resources.join(name)))
-            .collect();
-        resources.sort();
-        Ok(Unpacked { digest: entry.digest.to_string(), kernel: folder.join("kernel"), resources, config })
+        let resources = files(&folder.join(RESOURCES.folder))?;
+        // What an earlier version has unpacked has no such folder.
+        let blocks = folder.join(BLOCKS.folder);
+        let blocks = if blocks.is_dir() { files(&blocks)? } else { Vec::new() };
+        let kernel = folder.join("kernel");
+        Ok(Unpacked { digest: entry.digest.to_string(), kernel, resources, blocks, config })
     }
 
     fn extract(&self, manifest: &Manifest, folder: &Path) -> Result<(), ReadError> {
@@ -48,9 +46,11 @@ impl Store {
             extractor.layer(layer, self.blobs.open_checked(layer)?)?;
         }
         extractor.finish()?;
-        for name in manifest.layers.iter().filter_map(|layer| layer.annotations.get(oci::RESOURCE)) {
-            if !layer::is_resource_name(name) || !incomplete.path().join("resources").join(name).is_file() {
-                return Err(ImageError::NoResource { name: name.clone() }.into());
+        for kind in &KINDS {
+            for name in manifest.layers.iter().filter_map(|layer| layer.annotations.get(kind.annotation)) {
+                if !(kind.fits)(name) || !incomplete.path().join(kind.folder).join(name).is_file() {
+                    return Err((kind.missing)(name.clone()).into());
+                }
             }
         }
         blobs::sync_folder(incomplete.path())?;
@@ -60,4 +60,12 @@ impl Store {
             renamed => Ok(renamed.map_err(IoError::on("create", folder))?),
         }
     }
+}
+
+/// The files of a folder by their names.
+fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, IoError> {
+    let names = file_names(folder)?.into_iter().filter_map(|name| name.into_string().ok());
+    let mut files: Vec<(String, PathBuf)> = names.map(|name| (name.clone(), folder.join(name))).collect();
+    files.sort();
+    Ok(files)
 }

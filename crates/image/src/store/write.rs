@@ -12,7 +12,7 @@ use super::{
     ImageError, ImageParts, IoError, LAYERS_MAX, Progress, Store,
     blobs::DOCUMENT_MAX,
     error::{ReadError, check_size},
-    layer::{self, IMAGE_MAX, KERNEL, KERNEL_MAX, RESOURCES},
+    layer::{self, BLOCKS, IMAGE_MAX, KERNEL, KERNEL_MAX, Kind, RESOURCES},
     oci::{self, Descriptor, ImageConfig, Manifest},
 };
 use crate::FunctionConfig;
@@ -24,8 +24,9 @@ impl Store {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Descriptor, ReadError> {
         FunctionConfig::from_annotations(&parts.annotations).map_err(ImageError::Config)?;
-        let mut resources = open_resources(&parts.resources)?;
-        if resources.len() >= LAYERS_MAX {
+        let mut files = open_files(&RESOURCES, &parts.resources)?;
+        files.extend(open_files(&BLOCKS, &parts.blocks)?);
+        if files.len() >= LAYERS_MAX {
             return Err(ImageError::TooMany { what: "layers", limit: LAYERS_MAX }.into());
         }
         let kernel_size = parts.kernel.len() as u64;
@@ -33,7 +34,7 @@ impl Store {
             return Err(ImageError::EmptyKernel.into());
         }
         check_size("the unikernel", kernel_size, KERNEL_MAX)?;
-        let total = resources.iter().fold(kernel_size, |sum, resource| sum.saturating_add(resource.size));
+        let total = files.iter().fold(kernel_size, |sum, file| sum.saturating_add(file.size));
         check_size("the image", total, IMAGE_MAX)?;
 
         let mut done = 0;
@@ -48,15 +49,11 @@ impl Store {
             content: parts.kernel.as_slice(),
         };
         let mut layers = vec![self.write_layer(kernel, &mut |bytes| report("kernel", bytes))?];
-        for resource in &mut resources {
-            let source = layer::Source {
-                name: &format!("{RESOURCES}{}", resource.name),
-                path: resource.path,
-                size: resource.size,
-                content: &mut resource.file,
-            };
-            let layer = self.write_layer(source, &mut |bytes| report(resource.name, bytes))?;
-            layers.push(layer.annotated(oci::RESOURCE, resource.name.to_owned()));
+        for OpenFile { kind, name, path, file, size } in &mut files {
+            let source =
+                layer::Source { name: &format!("{}/{name}", kind.folder), path, size: *size, content: &mut *file };
+            let layer = self.write_layer(source, &mut |bytes| report(name, bytes))?;
+            layers.push(layer.annotated(kind.annotation, (*name).to_owned()));
         }
         let config = ImageConfig::new(layers.iter().map(|layer| layer.digest.clone()).collect());
         let config = self.blobs.add(oci::CONFIG, &config)?;
@@ -77,32 +74,33 @@ impl Store {
     }
 }
 
-/// A resource whose file is open.
-struct OpenResource<'a> {
+/// A file beside the unikernel, open.
+struct OpenFile<'a> {
+    kind: &'a Kind,
     name: &'a str,
     path: &'a Path,
     file: File,
     size: u64,
 }
 
-/// Opens all resources, by name, before anything is written.
-fn open_resources(resources: &[(String, PathBuf)]) -> Result<Vec<OpenResource<'_>>, ReadError> {
+/// Opens all files of a kind, by name, before anything is written.
+fn open_files<'a>(kind: &'a Kind, files: &'a [(String, PathBuf)]) -> Result<Vec<OpenFile<'a>>, ReadError> {
     let mut open = Vec::new();
     let mut names = BTreeSet::new();
-    for (name, path) in resources {
-        if !layer::is_resource_name(name) {
-            return Err(ImageError::ResourceName { name: name.clone() }.into());
+    for (name, path) in files {
+        if !(kind.fits)(name) {
+            return Err((kind.refuse)(name.clone()).into());
         }
         if !names.insert(name) {
-            return Err(ImageError::DuplicateResource { name: name.clone() }.into());
+            return Err(ImageError::Duplicate { what: kind.what, name: name.clone() }.into());
         }
         let examined = fs::metadata(path).map_err(IoError::on("open", path))?;
         if !examined.is_file() {
             return Err(ImageError::NotAFile { name: name.clone(), path: path.clone() }.into());
         }
         let file = File::open(path).map_err(IoError::on("open", path))?;
-        open.push(OpenResource { name, path, file, size: examined.len() });
+        open.push(OpenFile { kind, name, path, file, size: examined.len() });
     }
-    open.sort_by_key(|resource| resource.name);
+    open.sort_by_key(|file| file.name);
     Ok(open)
 }

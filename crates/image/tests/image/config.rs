@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use kernlet_image::{ByteSize, CpuShare, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides};
+use kernlet_image::{
+    BlockSettings, ByteSize, CpuShare, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides, block_devices,
+};
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -147,6 +149,7 @@ fn a_bad_override_is_reported_under_the_name_its_author_used() {
 
 #[test]
 fn a_specification_survives_its_way_to_the_watchdog() {
+    let blocks = [("storage".to_owned(), "copy-on-write=1Mi,sector=4096".parse().unwrap())].into();
     let spec = FunctionSpec {
         name: "echo".parse().unwrap(),
         namespace: Namespace::default(),
@@ -155,7 +158,8 @@ fn a_specification_survives_its_way_to_the_watchdog() {
         digest: format!("sha256:{}", "0".repeat(64)),
         kernel: PathBuf::from("/k"),
         resources: vec![("model".to_owned(), PathBuf::from("/m"))],
-        config: FunctionConfig { isolation: Isolation::Fresh, ..FunctionConfig::default() },
+        blocks: vec![("storage".to_owned(), PathBuf::from("/b"))],
+        config: FunctionConfig { isolation: Isolation::Fresh, blocks, ..FunctionConfig::default() },
         environment: map(&[("A", "b")]),
         template: None,
     };
@@ -181,4 +185,60 @@ fn a_deployment_stored_before_a_limit_existed_has_its_default() {
         ..FunctionConfig::default()
     };
     assert_eq!(config, expected);
+}
+
+#[test]
+fn a_block_device_reads_the_same_once_it_is_written_out() {
+    for (text, written) in [
+        ("read-only", "read-only"),
+        ("read-only,sector=4096", "read-only,sector=4096"),
+        ("copy-on-write", "copy-on-write=16Mi"),
+        ("copy-on-write=1Mi,sector=512", "copy-on-write=1Mi"),
+        ("scratch=65536", "scratch=64Ki"),
+    ] {
+        let settings: BlockSettings = text.parse().unwrap();
+        assert_eq!(settings.to_string(), written);
+        assert_eq!(written.parse::<BlockSettings>().unwrap(), settings);
+    }
+    for wrong in [
+        "",
+        "writable",
+        "scratch",
+        "read-only=1",
+        "scratch=x",
+        "read-only,",
+        "read-only,sector=513",
+        "scratch=1Mi,sector=512,",
+    ] {
+        assert!(wrong.parse::<BlockSettings>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn every_block_device_has_its_file_and_whole_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, size: usize| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, vec![0; size]).unwrap();
+        (name.to_owned(), path)
+    };
+    let devices = |settings: &[(&str, &str)], files: &[(String, PathBuf)]| {
+        let settings = settings.iter().map(|(name, text)| ((*name).to_owned(), text.parse().unwrap())).collect();
+        block_devices(&settings, files).map_err(|error| error.problems().to_vec())
+    };
+    let found = devices(&[("a", "scratch=1Mi")], &[file("b", 512)]).unwrap();
+    assert_eq!(found.iter().map(|device| device.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((found[0].file.is_some(), found[1].settings), (false, BlockSettings::default()));
+    let all = [("a", "read-only"), ("b", "scratch=1Mi"), ("c", "read-only,sector=1024"), ("d", "copy-on-write=1Ki")];
+    let problems = devices(&all, &[file("b", 512), file("c", 1536), file("d", 512), file("e", 0)]).unwrap_err();
+    for (problem, text) in problems.iter().zip([
+        "block.a: read-only needs a file",
+        "block.b: the image has a file for it, which scratch has not",
+        "block.c: it has 1536 bytes, no whole number of blocks of 1024 bytes",
+        "block.d: a machine could write 1Ki over it; the least is 4Ki",
+        "block.e: it has 0 bytes, less than one block of 512",
+    ]) {
+        assert!(problem.contains(text), "{problem}");
+    }
+    assert_eq!(problems.len(), 5);
 }

@@ -75,6 +75,7 @@ impl Home {
                 .map(|(name, content)| ((*name).to_owned(), self.file(&format!("source-{name}"), content)))
                 .collect(),
             annotations: BTreeMap::from([("dev.kernlet.memory".to_owned(), "16Mi".to_owned())]),
+            ..ImageParts::default()
         }
     }
 

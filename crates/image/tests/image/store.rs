@@ -25,6 +25,31 @@ fn what_is_imported_is_unpacked_byte_for_byte() {
 }
 
 #[test]
+fn files_of_block_devices_are_unpacked_beside_the_resources() {
+    let home = Home::new();
+    let disk = home.file("disk.img", &[7; 4096]);
+    let blocks = vec![("storage".to_owned(), disk)];
+    let info = home.import("shop", ImageParts { blocks, ..home.parts(b"kernel", &[("storage", b"a resource")]) });
+    assert_eq!((info.resources, info.blocks), (vec!["storage".to_owned()], vec!["storage".to_owned()]));
+    let unpacked = home.store.unpack(&reference("shop")).unwrap();
+    assert_eq!(unpacked.blocks.len(), 1);
+    assert_eq!((unpacked.blocks[0].0.as_str(), fs::read(&unpacked.blocks[0].1).unwrap()), ("storage", vec![7; 4096]));
+    assert_eq!(fs::read(&unpacked.resources[0].1).unwrap(), b"a resource");
+    let named = |name: &str| {
+        let blocks = vec![(name.to_owned(), home.file("other", &[0; 512]))];
+        home.store.import(&reference("bad"), ImageParts { blocks, ..home.parts(b"kernel", &[]) }, &mut |_| ())
+    };
+    for name in ["", "a-b", "a/b", "..", &"n".repeat(68)] {
+        let refused = named(name);
+        assert!(
+            matches!(&refused, Err(StoreError::Refused { source: ImageError::BlockName { .. }, .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(named(&"n".repeat(67)).is_ok());
+}
+
+#[test]
 fn the_same_parts_make_the_same_image_wherever_they_are() {
     let digests: BTreeSet<String> = (0..2)
         .map(|_| {
@@ -161,7 +186,7 @@ fn parts_that_make_no_image_are_refused_and_leave_nothing() {
     for name in ["", "../x", "a/b", ".hidden", "ä", &"n".repeat(65)] {
         assert!(matches!(refused(with(&[(name, &file)])), ImageError::ResourceName { .. }), "{name}");
     }
-    assert!(matches!(refused(with(&[("a", &file), ("a", &file)])), ImageError::DuplicateResource { .. }));
+    assert!(matches!(refused(with(&[("a", &file), ("a", &file)])), ImageError::Duplicate { what: "resources", .. }));
     assert!(matches!(refused(with(&[("a", home.path())])), ImageError::NotAFile { .. }));
     let many: Vec<String> = (0..64).map(|number| format!("r{number}")).collect();
     let many: Vec<(&str, &Path)> = many.iter().map(|name| (name.as_str(), file.as_path())).collect();

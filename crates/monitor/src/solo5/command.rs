@@ -18,8 +18,7 @@ use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    Config, Console, ConsoleError, Devices, End, Image,
-    device::Attached,
+    Config, Console, ConsoleError, Devices, Disk, End, Image,
     extension::{Exchange, Extension},
     layout::{Layout, write_command_line},
     machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
@@ -94,6 +93,8 @@ struct Inner {
     cpu: CpuState,
     layout: Layout,
     image: Image,
+    /// Its block devices as the template has them.
+    disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
     response_limit: u64,
@@ -213,7 +214,7 @@ impl Template {
         let (words, arguments) = settings(&config.environment);
         let size = Config { memory: config.memory, ring: Ring::Three };
         let extension = Extension { session: Arc::clone(&services.accel), requests: true };
-        let devices = Devices::new(image.manifest());
+        let devices = image.devices(&[]).map_err(|error| cause(boot_cause(error.into())))?;
         let line = if arguments == Arguments::None { words.as_bytes() } else { &[] };
         let booted = Machine::boot_with(hypervisor, image, devices, line, size, Some(extension));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
@@ -233,7 +234,7 @@ impl Template {
             Stopped::AtHypercall => true,
             Stopped::Halted(Halted { status, .. }) => return Err(failed(End::NoRequest { status })),
         };
-        let Machine { processor, memory, layout, .. } = &mut machine;
+        let Machine { processor, memory, layout, devices, .. } = &mut machine;
         if hides {
             processor.hide_command_line(memory, layout, false).map_err(cause)?;
         }
@@ -243,6 +244,7 @@ impl Template {
             cpu,
             layout: layout.clone(),
             image: image.clone(),
+            disks: devices.freeze(),
             symbols,
             response_limit: config.response_limit,
             words,
@@ -259,9 +261,9 @@ impl Template {
     /// KVM or the host cannot give another machine.
     pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<CommandMachine, Box<Crash>> {
         let cause = |cause| Crash::new(cause, Usage::default());
-        let Inner { memory, cpu, layout, image, .. } = &*self.inner;
-        let devices = Devices::new(image.manifest()).complete();
-        let devices: Attached = devices.map_err(|error| cause(boot_cause(error.into())))?;
+        let Inner { memory, cpu, layout, image, disks, .. } = &*self.inner;
+        let devices = image.devices(disks).and_then(Devices::complete);
+        let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: true });
         Ok(CommandMachine::new(machine, self.clone(), services))
@@ -474,7 +476,8 @@ impl UsedCommand {
     /// # Errors
     /// The machine is lost because KVM or the host did not do its part.
     pub fn rewind(mut self) -> Result<CommandMachine, Box<Crash>> {
-        let Machine { processor, memory, .. } = &mut self.machine.machine;
+        let Machine { processor, memory, devices, .. } = &mut self.machine.machine;
+        devices.rewind();
         let template = &self.machine.template.inner;
         match processor.rewind(memory, &template.memory, &template.cpu) {
             Ok(()) => Ok(self.machine),

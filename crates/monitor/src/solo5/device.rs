@@ -13,7 +13,10 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::manifest::{DeviceKind, Manifest};
+use super::{
+    disk::Disk,
+    manifest::{DeviceKind, Manifest},
+};
 
 /// Block size where nobody says another, in bytes.
 pub const BLOCK_SIZE: u16 = 512;
@@ -35,6 +38,16 @@ pub trait BlockDevice: Send + fmt::Debug {
     /// # Errors
     /// What is behind it failed, or does not take it.
     fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()>;
+    /// Whether a write there is refused: the guest is told so, and goes on.
+    fn refuses(&self, _offset: u64, _len: u64) -> bool {
+        false
+    }
+    /// What it holds now becomes what it is rewound to. Gives the same for further machines, where they can have it.
+    fn freeze(&mut self) -> Option<Disk> {
+        None
+    }
+    /// Forgets what was written since it was made or frozen.
+    fn rewind(&mut self) {}
     /// What the kernel itself can read and write in its place, if there is such a thing.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -57,6 +70,8 @@ pub trait NetDevice: Send + fmt::Debug {
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
     /// Becomes readable when a frame comes.
     fn ready(&self) -> BorrowedFd<'_>;
+    /// Forgets what came and went since the guest's template was taken.
+    fn rewind(&mut self) {}
 }
 
 /// A file, or a block device of the host's.
@@ -334,6 +349,27 @@ impl Attached {
         match self.devices.get_mut(usize::try_from(handle).ok()?)? {
             Some(Device::Net(device)) => Some(device.as_mut()),
             _ => None,
+        }
+    }
+
+    /// What block devices hold now becomes what they are rewound to. Gives those that further machines can have as well,
+    /// each with its name.
+    pub(crate) fn freeze(&mut self) -> Vec<(String, Disk)> {
+        let Self { manifest, devices, .. } = self;
+        let named = manifest.entries().filter_map(|(index, entry)| match devices.get_mut(index) {
+            Some(Some(Device::Block(device))) => Some((entry.name().to_owned(), device.freeze()?)),
+            _ => None,
+        });
+        named.collect()
+    }
+
+    /// Makes all devices what they were when the template was taken: no request finds anything of another's in them.
+    pub(crate) fn rewind(&mut self) {
+        for device in self.devices.iter_mut().flatten() {
+            match device {
+                Device::Block(device) => device.rewind(),
+                Device::Net(device) => device.rewind(),
+            }
         }
     }
 

@@ -162,7 +162,8 @@ fn read_request(guest: &Access<'_>, request: &Request<'_>, at: u64) -> Result<i3
 fn respond(guest: &Access<'_>, exchange: Exchange<'_>, at: u64) -> Result<i32, Cause> {
     let _whole: Respond = guest.load("a hypercall's arguments", at, true)?;
     let head = at + std::mem::offset_of!(Respond, response) as u64;
-    exchange::read_response(guest, head, exchange.limit, exchange.response)?;
-    *exchange.answered = true;
+    let Exchange { response, limit, answered, .. } = exchange;
+    exchange::read_response(guest, head, limit, response)?;
+    *answered = true;
     Ok(status::OK)
 }

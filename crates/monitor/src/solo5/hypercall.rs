@@ -37,6 +37,7 @@ pub(crate) mod result {
     pub(crate) const OK: i32 = 0;
     pub(crate) const AGAIN: i32 = 1;
     pub(crate) const EINVAL: i32 = 2;
+    pub(crate) const EUNSPEC: i32 = 3;
 }
 
 /// Bytes of the cookie that a guest gives when it halts.
@@ -217,6 +218,9 @@ impl Call<'_> {
         self.check_memory(data, len)?;
         if !write && !self.layout.allows(Span { offset: data, len }, true) {
             return Err(End::read_failed(&io::Error::from_raw_os_error(libc::EFAULT)));
+        }
+        if write && self.devices.block(handle).is_some_and(|device| device.refuses(offset, len)) {
+            return self.store(at + 32, &result::EUNSPEC);
         }
         for done in (0..len).step_by(1 << 20) {
             let span = Span { offset: data + done, len: CHUNK.min(len - done) };

@@ -8,7 +8,12 @@ use std::{ops::Range, sync::Arc};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::{ABI_VERSION, GUEST_MIN, PAGE_SIZE, manifest::Manifest};
+use super::{
+    ABI_VERSION, Devices, GUEST_MIN, PAGE_SIZE,
+    device::AttachError,
+    disk::{self, Disk, DiskError},
+    manifest::Manifest,
+};
 
 /// What the bytes of an ELF file for x86-64 begin with: magic number, 64 bits, little-endian.
 const IDENTITY: [u8; 6] = *b"\x7fELF\x02\x01";
@@ -116,6 +121,8 @@ pub struct Image {
     entry: u64,
     headers: Vec<ProgramHeader>,
     manifest: Manifest,
+    /// Block devices that every machine has of its own.
+    disks: Vec<(String, Disk)>,
 }
 
 /// What is to be in a machine's memory.
@@ -238,7 +245,26 @@ impl Image {
         }
         let manifest = note(&bytes, &headers, NOTE_MANIFEST)?.ok_or(ImageError::NoManifest)?;
         let manifest = Manifest::parse(manifest).ok_or(ImageError::Manifest)?;
-        Ok(Self { entry: header.entry, headers, manifest, bytes })
+        Ok(Self { entry: header.entry, headers, manifest, bytes, disks: Vec::new() })
+    }
+
+    /// The unikernel with these block devices, of which every machine that is a function's has its own.
+    ///
+    /// # Errors
+    /// The unikernel declares another number of block devices, or others.
+    pub fn with_disks(self, disks: Vec<(String, Disk)>) -> Result<Self, DiskError> {
+        disk::check(&self.manifest, &disks)?;
+        Ok(Self { disks, ..self })
+    }
+
+    /// The devices of a machine whose disks are these; as they are in a file where there are none.
+    pub(crate) fn devices(&self, disks: &[(String, Disk)]) -> Result<Devices, AttachError> {
+        let mut devices = Devices::new(&self.manifest);
+        for (name, disk) in if disks.is_empty() { &self.disks } else { disks } {
+            devices.attach_block(name, Box::new(disk.device()))?;
+            devices.set_block_size(name, disk.sector())?;
+        }
+        Ok(devices)
     }
 
     /// Address of the first instruction.

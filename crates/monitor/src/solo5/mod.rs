@@ -7,6 +7,7 @@
 //! | [`image`] | reads a unikernel and its notes, refuses what cannot run |
 //! | [`manifest`] | which devices it declares |
 //! | [`device`] | what can be attached, and what is |
+//! | [`disk`] | block devices of functions |
 //! | `layout` | where things lie in its memory, and who may use them |
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
@@ -20,6 +21,7 @@
 
 mod command;
 pub mod device;
+pub mod disk;
 mod emulate;
 mod extension;
 mod hypercall;
@@ -30,12 +32,15 @@ pub mod manifest;
 mod probe;
 mod processor;
 mod ring;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sandbox;
 mod signals;
 pub mod spt;
 mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
+pub use disk::{Disk, DiskError};
 pub use extension::{Exchange, Extension};
 pub use image::{Image, ImageError, Target, target_of};
 pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, End, Halted, MEMORY_MAX, Machine};

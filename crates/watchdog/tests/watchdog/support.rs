@@ -97,6 +97,7 @@ impl Deployment {
             digest: format!("sha256:{}", "0".repeat(64)),
             kernel: path,
             resources: Vec::new(),
+            blocks: Vec::new(),
             config: FunctionConfig::default(),
             environment: BTreeMap::new(),
             template: None,
