@@ -14,6 +14,7 @@ mod image;
 mod request_encoding;
 mod saved_template;
 pub mod seeds;
+mod solo5_extension;
 mod solo5_guest;
 mod touch;
 
@@ -25,4 +26,5 @@ pub use http_messages::http_messages;
 pub use hypercall_arguments::hypercall_arguments;
 pub use request_encoding::request_encoding;
 pub use saved_template::saved_template;
+pub use solo5_extension::solo5_extension;
 pub use solo5_guest::solo5_guest;
