@@ -64,7 +64,7 @@ fn a_guest_says_hello_with_its_command_line_and_exit_status() {
     for ring in RINGS {
         let (code, out, err) = run(ring, &[], "hello", &["Hello", "two  spaces", "--mem=1"]);
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
-        assert!(out.contains("Solo5: a guest of Kernlet's, 16 MB\n"), "{out}");
+        assert!(out.contains("Solo5: Memory map: 16 MB addressable:\n"), "{out}");
         assert!(out.contains("Command line is: 'Hello two  spaces --mem=1'\nSUCCESS\n"), "{out}");
         assert!(out.ends_with("Solo5: solo5_exit(0) called\n"), "{out}");
         for (status, code) in [("1", 1), ("42", 42), ("255", 255), ("256", 0)] {
@@ -134,6 +134,10 @@ fn an_abort_and_a_failed_assertion_end_with_status_255() {
     for (what, why) in [("abort", ": as asked\n"), ("assert", ": Assertion `1 + 1 == 3' failed\n")] {
         let (code, out, _) = run("3", &[], "traps", &["--solo5:quiet", what]);
         assert!(code == 255 && out.starts_with("Solo5: ABORT: traps.c:") && out.ends_with(why), "{code} {out}");
+    }
+    for ring in RINGS {
+        let (code, out, _) = run(ring, &[], "traps", &["--solo5:quiet", "smash"]);
+        assert_eq!((code, out.as_str()), (255, "Solo5: ABORT: Stack corruption detected\n"), "ring {ring}");
     }
 }
 
@@ -536,6 +540,181 @@ fn a_guest_that_never_ends_is_ended_by_a_signal() {
     }
 }
 
+/// Whether gdb is there. Where it is not, a test that needs it says so and passes, unless `KERNLET_REQUIRE_KVM=1`.
+fn gdb_is_there() -> bool {
+    let found = Command::new("gdb").arg("--version").output().is_ok();
+    let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
+    assert!(found || !required, "KERNLET_REQUIRE_KVM=1, and gdb is missing: scripts/install-deps.sh --checks");
+    found
+}
+
+/// What gdb says to these commands about a guest.
+fn gdb(name: &str, target: &[&str], commands: &[&str]) -> String {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch"]).args(target).arg(guest(name));
+    let commands = commands.iter().flat_map(|command| ["-ex", command]);
+    let output = gdb.args(commands).stdin(Stdio::null()).output().unwrap();
+    format!("{}{}", stdout(&output), stderr(&output))
+}
+
+/// What gdb says to these commands, given a guest that runs; and what became of that.
+fn debugged(ring: &str, name: &str, words: &[&str], commands: &[&str]) -> (String, Output) {
+    let ring = format!("--ring={ring}");
+    let options = ["--mem=16", &ring, "--gdb", "--gdb-port=0"];
+    let mut child = tender(&options, name, words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "solo5-hvt: Waiting for a debugger. Connect to it like this:");
+    let line = lines.next().unwrap();
+    let port = line.strip_prefix("solo5-hvt: \tgdb --ex=\"target remote localhost:").unwrap();
+    let port = port.split('"').next().unwrap();
+    let target = format!("target remote 127.0.0.1:{port}");
+    let commands: Vec<&str> = [target.as_str()].into_iter().chain(commands.iter().copied()).collect();
+    let said = gdb(name, &[], &commands);
+    assert_eq!(lines.next().unwrap(), "solo5-hvt: Connection from debugger at 127.0.0.1", "{said}");
+    let rest: String = lines.collect();
+    let mut output = child.wait_with_output().unwrap();
+    output.stderr = rest.into_bytes();
+    (said, output)
+}
+
+#[test]
+fn gdb_breaks_steps_and_changes_a_guest_at_either_ring_and_sees_it_exit() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    for ring in RINGS {
+        let commands = [
+            "break app_main",
+            "continue",
+            "x/s *(char **)$rdi",
+            "set {char}(*(char **)$rdi) = 'J'",
+            "info registers rip",
+            "stepi",
+            "info registers rip",
+            "break print",
+            "continue",
+            "x/s $rdi",
+            "delete",
+            "continue",
+        ];
+        let (said, output) = debugged(ring, "hello", &["--solo5:quiet", "Hello gdb"], &commands);
+        assert!(said.contains("Breakpoint 1, 0x") && said.contains(" in app_main ()"), "ring {ring}: {said}");
+        assert!(said.contains("\"Hello gdb\""), "ring {ring}: {said}");
+        let at: Vec<&str> = said.lines().filter(|line| line.starts_with("rip ")).collect();
+        assert!(at.len() == 2 && at[0] != at[1], "ring {ring}: {said}");
+        assert!(said.contains("Breakpoint 2, 0x") && said.contains("**** a guest's hello ****"), "ring {ring}: {said}");
+        assert!(said.contains("exited normally]"), "ring {ring}: {said}");
+        assert_eq!(output.status.code(), Some(0), "ring {ring}: {said}");
+        let printed = stdout(&output);
+        assert!(printed.ends_with("Command line is: 'Jello gdb'\nSUCCESS\n"), "ring {ring}: {printed}");
+        // A status is gdb's to show, and the process's.
+        let (said, output) = debugged(ring, "hello", &["--solo5:quiet", "exit 3"], &["continue"]);
+        assert!(said.contains("exited with code 03]") && output.status.code() == Some(3), "ring {ring}: {said}");
+    }
+}
+
+#[test]
+fn a_trap_under_gdb_goes_to_the_guests_own_handler() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    for ring in RINGS {
+        let commands = ["break trapped", "continue", "x/gx $rdi", "delete", "continue"];
+        let (said, output) = debugged(ring, "traps", &["--solo5:quiet", "null"], &commands);
+        // The first of what the handler is given is the address that was touched.
+        assert!(said.contains(" in trapped ()") && said.contains("0x0000000000000008"), "ring {ring}: {said}");
+        assert!(said.contains("exited with code 0377]"), "ring {ring}: {said}");
+        assert_eq!(output.status.code(), Some(255), "ring {ring}: {said}");
+        assert!(stdout(&output).starts_with("Solo5: trap: type=#PF ec=0x2"), "{}", stdout(&output));
+        let (said, output) = debugged(ring, "hello", &[], &["kill"]);
+        assert_eq!(output.status.code(), Some(1), "ring {ring}: {said}");
+    }
+}
+
+#[test]
+fn a_guest_that_gives_up_leaves_a_core_that_gdb_opens() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let option = format!("--dumpcore={}", folder.path().display());
+    for ring in RINGS {
+        let ring_option = format!("--ring={ring}");
+        let dump = |words: &[&str]| {
+            let mut tender = tender(&["--mem=16", &ring_option, &option], "traps", words);
+            let child = tender.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let core = folder.path().join(format!("core.solo5-hvt.{}", child.id()));
+            (core, child.wait_with_output().unwrap())
+        };
+        for (what, place) in [("null", "app_main"), ("abort", "quit")] {
+            let (core, output) = dump(&["--solo5:quiet", what]);
+            assert_eq!(output.status.code(), Some(255), "{}", stderr(&output));
+            let said = stderr(&output);
+            let to = format!("solo5-hvt: dumpcore: dumping guest core to: {}\n", core.display());
+            assert!(said.starts_with(&to) && said.ends_with(" pages of total 4096 pages\n"), "{said}");
+            let file = fs::metadata(&core).unwrap();
+            assert!(file.len() > 16 << 20 && std::os::unix::fs::MetadataExt::blocks(&file) * 512 < 1 << 20, "sparse");
+            let seen = gdb("traps", &["-c", core.to_str().unwrap()], &["bt", "x/s 0x13000", "info registers rip rsp"]);
+            assert!(seen.contains(&format!("\"--solo5:quiet {what}\"")), "ring {ring}: {seen}");
+            assert!(seen.contains(place), "ring {ring}: {seen}");
+            if what == "null" {
+                let printed = stdout(&output);
+                let rip = printed.split("rip=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+                assert!(seen.contains(&rip), "ring {ring}: {rip} {seen}");
+                assert!(seen.contains("SIGSEGV"), "ring {ring}: {seen}");
+            } else {
+                assert!(seen.contains("SIGABRT"), "ring {ring}: {seen}");
+            }
+        }
+        // Who comes to an end by itself leaves none.
+        let (core, output) = dump(&["--solo5:quiet", "return"]);
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+        assert!(!core.exists());
+    }
+    let (code, _, err) = run("3", &["--dumpcore=/nonexistent"], "traps", &["abort"]);
+    assert_eq!((code, err.as_str()), (1, "solo5-hvt: dumpcore: cannot open dir\n"));
+    for port in ["x", "-1", "65536", ""] {
+        let (code, _, err) = run("3", &[&format!("--gdb-port={port}")], "traps", &[]);
+        assert_eq!((code, err.as_str()), (1, "solo5-hvt: Malformed argument to --gdb-port\n"), "{port}");
+    }
+}
+
+#[test]
+fn kernlet_run_runs_and_debugs_a_solo5_function() {
+    if !kvm_is_usable() || !gdb_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let body = folder.path().join("body");
+    fs::write(&body, "Hello run").unwrap();
+    let command = || {
+        let mut command = kernlet();
+        command.arg("run").arg(guest("echo")).arg("--body").arg(&body);
+        command
+    };
+    let output = succeeded(command().args(["--repeat", "3", "--audit"]).output().unwrap());
+    assert_eq!(stdout(&output), "Hello run".repeat(3));
+    for (when, stops) in [("entry", " in app_main ()"), ("request", " in app_main ()")] {
+        let mut debugged = command();
+        debugged.args(["--gdb", "0", "--gdb-at", when, "--repeat", "2"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = debugged.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find(|line| line.contains("target remote")).unwrap();
+        let target = line.split('\'').nth(1).unwrap().to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        let said =
+            gdb("echo", &[], &[&target, "break app_main", "continue", "x/s *(char **)$rdi", "continue", "continue"]);
+        // Once for each request: a rewind loses no breakpoint.
+        assert_eq!(said.matches(stops).count(), 2, "{when}: {said}");
+        assert!(said.contains("Hello run\"") && said.contains("exited normally]"), "{when}: {said}");
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{when}: {said}");
+        assert_eq!(stdout(&output), "Hello run".repeat(2), "{when}");
+    }
+    let output = command().arg("--trace").output().unwrap();
+    assert!(!output.status.success() && stderr(&output).contains("this is a Solo5 unikernel"), "{}", stderr(&output));
+}
+
 /// The spt tender with a guest.
 fn spt(options: &[&str], name: &str, words: &[&str]) -> Output {
     let mut command = kernlet();
@@ -548,7 +727,7 @@ fn guests_of_spt_run_as_this_process_with_and_without_kvm() {
     let output = spt(&[], "hello", &["Hello", "spt"]);
     let (code, out, err) = said(&output);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    assert!(out.contains("Solo5: a guest of Kernlet's, 16 MB\n") && out.contains("'Hello spt'\nSUCCESS\n"), "{out}");
+    assert!(out.contains("Solo5: Memory map: 16 MB addressable:\n") && out.contains("'Hello spt'\nSUCCESS\n"), "{out}");
     assert_eq!(spt(&[], "hello", &["exit", "42"]).status.code(), Some(42));
     for name in ["tls", "float", "clock"] {
         let (code, out, err) = said(&spt(&[], name, &["--solo5:quiet"]));
@@ -586,7 +765,9 @@ fn a_guest_of_spt_can_do_no_more_than_its_manifest_says() {
         let output = spt(&[], "traps", &["--solo5:quiet", what]);
         assert_eq!(output.status.signal(), Some(signal), "{what}: {}{}", stdout(&output), stderr(&output));
     }
-    assert_eq!(spt(&[], "traps", &["abort"]).status.code(), Some(255));
+    for what in ["abort", "smash"] {
+        assert_eq!(spt(&[], "traps", &[what]).status.code(), Some(255), "{what}");
+    }
     // The heap can be executed where somebody insists on it; a segment's own rights stay.
     let output = spt(&["--x-exec-heap"], "traps", &["--solo5:quiet", "execute"]);
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV));
@@ -643,7 +824,7 @@ fn a_body_becomes_the_command_line_and_what_is_printed_the_response() {
     let reply = platform.call("hello", "Hello");
     assert_eq!(reply.text(), "\n**** a guest's hello ****\n\nHello, World\nCommand line is: 'Hello'\nSUCCESS\n");
     let logs = stdout(&platform.run(["logs", "hello"]));
-    assert!(logs.contains("Solo5: a guest of Kernlet's, 32 MB"), "{logs}");
+    assert!(logs.contains("Solo5: Memory map: 32 MB addressable:"), "{logs}");
     // Words that could be options become one argument.
     for (body, line) in [("--solo5:debug x", "\"--solo5:debug x\""), ("say \"hi\" -x", "\"say \\\"hi\\\" -x\"")] {
         assert_eq!(platform.call("echo", body).text(), line);
@@ -846,6 +1027,24 @@ fn a_deployment_whose_block_devices_do_not_fit_is_refused() {
         let logs = stdout(&platform.run(["logs", "disk"]));
         logs.contains("the unikernel declares no block device").then_some(())
     });
+}
+
+#[test]
+fn the_first_machine_of_a_solo5_functions_next_process_comes_from_the_file() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let (home, first) = platform(&[("echo", &["write_debug=true"])]);
+    let file = home.path().join("templates/openfaas-fn/echo");
+    common::eventually("the template is saved", || {
+        fs::read(&file).ok().filter(|bytes| bytes.starts_with(b"KERNLETT")).map(drop)
+    });
+    assert_eq!(first.call("echo", "first").text(), "first");
+    assert_eq!(first.stop(), Some(0));
+    let second = Platform::start(home.path());
+    assert_eq!(second.call("echo", "second").text(), "second");
+    let logs = stdout(&second.run(["logs", "echo"]));
+    assert!(logs.contains("machines are made of the template in"), "{logs}");
 }
 
 #[test]

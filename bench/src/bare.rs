@@ -11,7 +11,8 @@ use std::ptr;
 
 use anyhow::{Context as _, bail, ensure};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, kvm_enable_cap, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 
@@ -75,7 +76,7 @@ impl BareKvm {
         let synced = kvm.check_extension_int(Cap::SyncRegs);
         let syncs_registers = u32::try_from(synced).is_ok_and(|bits| bits & KVM_SYNC_X86_REGS != 0);
         let sregs = {
-            let vm = kvm.create_vm()?;
+            let vm = lean_vm(&kvm)?;
             let vcpu = vm.create_vcpu(0)?;
             user_mode(vcpu.get_sregs()?)
         };
@@ -84,7 +85,7 @@ impl BareKvm {
 
     /// A new machine, up to and with its first exit.
     pub(crate) fn create(&self) -> anyhow::Result<BareMachine<'_>> {
-        let vm = self.kvm.create_vm()?;
+        let vm = lean_vm(&self.kvm)?;
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -102,6 +103,14 @@ impl BareKvm {
         machine.set_and_run()?;
         Ok(machine)
     }
+}
+
+/// With an interrupt controller in the kernel, which nothing reaches: without one, KVM rewrites its own code with the first
+/// processor that is made and the last that goes.
+fn lean_vm(kvm: &Kvm) -> anyhow::Result<VmFd> {
+    let vm = kvm.create_vm()?;
+    vm.enable_cap(&kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() })?;
+    Ok(vm)
 }
 
 impl BareMachine<'_> {

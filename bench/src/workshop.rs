@@ -69,6 +69,7 @@ pub(crate) struct Workshop {
     faults: OnceCell<Image>,
     offload: OnceCell<Image>,
     program: OnceCell<PathBuf>,
+    tenders: OnceCell<PathBuf>,
     static_echo: OnceCell<PathBuf>,
 }
 
@@ -84,6 +85,7 @@ impl Workshop {
             faults: OnceCell::new(),
             offload: OnceCell::new(),
             program: program.map_or_else(OnceCell::new, OnceCell::from),
+            tenders: OnceCell::new(),
             static_echo: OnceCell::new(),
         })
     }
@@ -123,6 +125,11 @@ impl Workshop {
         get_or_make(&self.program, build_program).map(PathBuf::as_path)
     }
 
+    /// The folder of the tenders as programs of their own, `solo5-hvt` and `solo5-spt`, static.
+    pub(crate) fn tenders(&self) -> anyhow::Result<&Path> {
+        get_or_make(&self.tenders, build_tenders).map(PathBuf::as_path)
+    }
+
     /// A static program, as small as they get, that writes what it reads.
     pub(crate) fn static_echo(&self) -> anyhow::Result<&Path> {
         get_or_make(&self.static_echo, || build_static_echo(self.home())).map(PathBuf::as_path)
@@ -130,11 +137,16 @@ impl Workshop {
 
     /// A guest of `functions/solo5`, for hvt.
     pub(crate) fn solo5_guest(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.solo5_guest_for("hvt", name)
+    }
+
+    /// A guest of `functions/solo5`, for one of the tenders.
+    pub(crate) fn solo5_guest_for(&self, target: &str, name: &str) -> anyhow::Result<PathBuf> {
         let folder = self.home().join("solo5");
         let script = root().join("functions/solo5/build.sh");
-        let status = Command::new("sh").arg(script).arg("hvt").arg(&folder).arg(name).status();
+        let status = Command::new("sh").arg(script).arg(target).arg(&folder).arg(name).status();
         ensure!(status.context("sh cannot be run")?.success(), "functions/solo5/{name}.c cannot be built; install gcc");
-        Ok(folder.join(format!("{name}.hvt")))
+        Ok(folder.join(format!("{name}.{target}")))
     }
 
     /// A static program of this C source.
@@ -196,6 +208,22 @@ fn build_program() -> anyhow::Result<PathBuf> {
     let messages = output.stdout.split(|byte| *byte == b'\n');
     let mut programs = messages.filter_map(|line| serde_json::from_slice::<Message>(line).ok()?.executable);
     programs.next_back().context("cargo built kernlet and did not say where it is")
+}
+
+/// As `just tenders` builds them.
+fn build_tenders() -> anyhow::Result<PathBuf> {
+    const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+    eprintln!("building the tenders");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let status = Command::new(cargo)
+        .args(["build", "--release", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo cannot be run; install Rust from https://rustup.rs")?;
+    ensure!(status.success(), "cargo could not build the tenders ({status}); its messages say why");
+    Ok(root().join("target/static").join(TRIPLE).join("release"))
 }
 
 /// The other side of "a process for each request": nothing that a faster language could leave out.

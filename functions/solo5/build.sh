@@ -11,7 +11,7 @@ hvt) number=1 ;;
 spt) number=2 ;;
 *) echo "build.sh: $target is not hvt or spt" >&2 && exit 1 ;;
 esac
-flags="-O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-stack-protector -fcf-protection=none -mno-red-zone
+flags="-O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fstack-protector-strong -mstack-protector-guard=global -fcf-protection=none -mno-red-zone
   -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -mtls-direct-seg-refs -DABI_TARGET=$number -fmacro-prefix-map=$here/="
 mkdir -p "$folder"
 # Vector registers are for the guests that compute with floats themselves: there are hosts where they do not work at ring 0.

@@ -9,7 +9,7 @@
 const struct mft *mft;
 const struct boot_info *boot;
 static int quiet;
-extern char image_end[], tdata[], tdata_end[], tls_end[];
+extern char text[], text_end[], rodata_end[], image_end[];
 
 /* The host's loader finds no such interpreter, so that nobody runs a guest as a program of the host. */
 static const char interpreter[] __attribute__((section(".interp"), used)) = "/nonexistent/solo5/";
@@ -18,6 +18,23 @@ static const struct {
     uint32_t namesz, descsz, type; char name[8]; uint32_t target, version, reserved[2];
 } abi_note __attribute__((section(".note.solo5.abi"), aligned(4), used)) = {
     6, 16, 0x31494241, "Solo5", ABI_TARGET, ABI_VERSION, { 0, 0 } };
+
+/* A function that has an array finds out before it returns whether it wrote beyond it. */
+uintptr_t __stack_chk_guard;
+__attribute__((noreturn)) void __stack_chk_fail(void);
+void __stack_chk_fail(void) {
+    print("Solo5: ABORT: Stack corruption detected\n");
+    quit(255);
+}
+
+static uint64_t cycles(void) {
+    uint32_t low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (uint64_t)high << 32 | low;
+}
+
+/* Its first byte in memory is zero, where text that is too long ends. */
+static void guard_stack(void) { __stack_chk_guard = cycles() * 0x9e3779b97f4a7c15 << 8; }
 
 /* Strings. */
 
@@ -105,16 +122,35 @@ static const char *command_line(const char *p) {
     }
 }
 
-static void start(const char *cmdline, uint64_t mem_size) {
-    uintptr_t top = (uintptr_t)__builtin_frame_address(0), heap = ((uintptr_t)image_end + 4095) & ~4095ul;
-    struct start info = { command_line(cmdline), heap, top - (1 << 16) - heap };
-    if (!quiet) {
-        print("            |      ___|\n");
-        print("  __|  _ \\  |  _ \\ __ \\\n");
-        print("\\__ \\ (   | | (   |  ) |\n");
-        print("____/\\___/ _|\\___/____/\n");
-        print("Solo5: a guest of Kernlet's, %lu MB\n", mem_size >> 20);
+/* The tender has looked at the manifest, but a guest that is handed something else had better not use it. */
+static void check_manifest(void) {
+    ASSERT(mft->version == 1 && mft->entries >= 1 && mft->entries <= 64 && mft->e[0].type == RESERVED_FIRST);
+    for (unsigned i = 1; i < mft->entries; i++) {
+        size_t n = 0;
+        while (n < sizeof mft->e[i].name && mft->e[i].name[n]) n++;
+        ASSERT(n && n < sizeof mft->e[i].name);
     }
+}
+
+static void introduce(uint64_t mem_size) {
+    print("            |      ___|\n");
+    print("  __|  _ \\  |  _ \\ __ \\\n");
+    print("\\__ \\ (   | | (   |  ) |\n");
+    print("____/\\___/ _|\\___/____/\n");
+    print("Solo5: Bindings of Kernlet's guests\n");
+    print("Solo5: Memory map: %lu MB addressable:\n", mem_size >> 20);
+    print("Solo5:   reserved @ (0x0 - 0x%lx)\n", (uintptr_t)text - 1);
+    print("Solo5:       text @ (0x%lx - 0x%lx)\n", (uintptr_t)text, (uintptr_t)text_end - 1);
+    print("Solo5:     rodata @ (0x%lx - 0x%lx)\n", (uintptr_t)text_end, (uintptr_t)rodata_end - 1);
+    print("Solo5:       data @ (0x%lx - 0x%lx)\n", (uintptr_t)rodata_end, (uintptr_t)image_end - 1);
+    print("Solo5:       heap >= 0x%lx < stack < 0x%lx\n", (uintptr_t)image_end, mem_size);
+}
+
+static void start(const char *cmdline, uint64_t mem_size) {
+    uintptr_t top = (uintptr_t)__builtin_frame_address(0), heap = (uintptr_t)image_end;
+    struct start info = { command_line(cmdline), heap, top - (1 << 16) - heap };
+    if (!quiet) introduce(mem_size);
+    check_manifest();
     quit(app_main(&info));
 }
 
@@ -141,19 +177,16 @@ void quit(int status) {
     __builtin_unreachable();
 }
 
-static uint64_t first_cycle;
+/* Nanoseconds in 2^32 cycles, so that reading the clock takes no division. */
+static uint64_t first_cycle, scale;
 
-static uint64_t cycles(void) {
-    uint32_t low, high;
-    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-    return (uint64_t)high << 32 | low;
+static void start_clock(void) {
+    ASSERT(boot->cpu_cycle_freq > 0);
+    scale = (1000000000ul << 32) / boot->cpu_cycle_freq;
+    first_cycle = cycles();
 }
 
-uint64_t clock_monotonic(void) {
-    uint64_t nsecs = cycles() - first_cycle, high;
-    __asm__("mulq %2\n divq %3" : "+a"(nsecs), "=&d"(high) : "r"(1000000000ul), "r"(boot->cpu_cycle_freq));
-    return nsecs;
-}
+uint64_t clock_monotonic(void) { return (uint64_t)((unsigned __int128)(cycles() - first_cycle) * scale >> 32); }
 
 uint64_t clock_wall(void) {
     struct hc_walltime call;
@@ -213,7 +246,7 @@ struct trap { uint64_t cr2, ec, rip, cs, rflags, rsp, ss; };
 __attribute__((used)) void trapped(struct trap *trap, uint64_t vector) {
     static const char *const names[] = {
         "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF", "#15",
-        "#MF", "#AC", "#MC", "#XM", "#VE" };
+        "#MF", "#AC", "#MC", "#XM", "#VE", "#CP", "#22", "#23", "#24", "#25", "#26", "#27", "#HV", "#VC", "#SX", "#31" };
     print("Solo5: trap: type=%s ec=0x%lx rip=0x%lx rsp=0x%lx rflags=0x%lx\n", names[vector], trap->ec, trap->rip,
           trap->rsp, trap->rflags);
     if (vector == 14) print("Solo5: trap: cr2=0x%lx\n", trap->cr2);
@@ -226,14 +259,15 @@ __asm__(
     ".macro gate vector, has_code\n"
     "gate_\\vector: .if \\has_code == 0\n push $0\n .endif\n"
     " mov $\\vector, %esi\n jmp trap_common\n .endm\n"
-    ".irp v, 0,1,2,3,4,5,6,7,9,15,16,18,19,20\n gate \\v, 0\n .endr\n"
-    ".irp v, 8,10,11,12,13,14,17\n gate \\v, 1\n .endr\n"
+    ".irp v, 0,1,2,3,4,5,6,7,9,15,16,18,19,20,22,23,24,25,26,27,28,31\n gate \\v, 0\n .endr\n"
+    ".irp v, 8,10,11,12,13,14,17,21,29,30\n gate \\v, 1\n .endr\n"
     "trap_common: mov %cr2, %rax\n push %rax\n mov %rsp, %rdi\n and $-16, %rsp\n call trapped\n"
     ".section .rodata\n"
     ".balign 8\n"
-    "gates: .irp v, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20\n .quad gate_\\v\n .endr\n"
+    "gates: .irp v, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+    " .quad gate_\\v\n .endr\n"
     ".text\n");
-extern const uint64_t gates[21];
+extern const uint64_t gates[32];
 
 static void tables(void) {
     struct table pointer = { sizeof gdt - 1, (uintptr_t)gdt };
@@ -253,7 +287,7 @@ static void tables(void) {
     gdt[3] = sizeof tss | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
     gdt[4] = base >> 32;
     __asm__ volatile("ltr %w0" : : "r"(0x18) : "memory");
-    for (unsigned i = 0; i < 21; i++) {
+    for (unsigned i = 0; i < 32; i++) {
         idt[i].low = (gates[i] & 0xffff) | 8 << 16 | 2ull << 32 | 0x8eull << 40 | (gates[i] >> 16 & 0xffff) << 48;
         idt[i].high = gates[i] >> 32;
     }
@@ -262,11 +296,12 @@ static void tables(void) {
 }
 
 void _start(const struct boot_info *info) {
+    guard_stack();
     set_tls_base(0);
     tables();
     boot = info;
     mft = (const void *)info->mft;
-    first_cycle = cycles();
+    start_clock();
     start((const char *)info->cmdline, info->mem_size);
 }
 
@@ -345,6 +380,7 @@ int net_read(unsigned handle, void *frame, size_t size, size_t *len) {
 void set_tls_base(uintptr_t base) { system_call(SYS_ARCH_PRCTL, 0x1002, (long)base, 0, 0, 0); }
 
 void _start(const struct spt_boot_info *info) {
+    guard_stack();
     spt = info;
     mft = (const void *)info->mft;
     start((const char *)info->cmdline, info->mem_size);

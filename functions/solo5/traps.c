@@ -15,6 +15,13 @@ static int execute(const void *code) {
     return result;
 }
 
+/* Writes as much as it is told, whatever there is room for. */
+__attribute__((noinline)) static void smash(size_t len) {
+    uint8_t room[16];
+    memset(room, 1, len);
+    __asm__ volatile("" : : "r"(room) : "memory");
+}
+
 int app_main(const struct start *start) {
     const char *what = start->cmdline;
     static uint8_t code[] = { 0xb8, 7, 0, 0, 0, 0xc3 };
@@ -30,6 +37,7 @@ int app_main(const struct start *start) {
     else if (!strcmp(what, "text")) store((uintptr_t)app_main);
     else if (!strcmp(what, "rodata")) store((uintptr_t)constant);
     else if (!strcmp(what, "execute")) print("executed: %d\n", execute(code));
+    else if (!strcmp(what, "smash")) smash(64 + strlen(what));
     else if (!strcmp(what, "abort")) ABORT("as asked");
     else if (!strcmp(what, "assert")) ASSERT(1 + 1 == 3);
 #if ABI_TARGET == ABI_HVT

@@ -1,5 +1,6 @@
-//! Solo5 unikernels: hello from start to exit at both rings and beside a process, requests to a function with rewind and
-//! with a new machine each time, a loop of floating-point numbers beside the same in a process, blocks, frames.
+//! Solo5 unikernels: hello from start to exit at both rings, as a process of spt's and beside one without any of it;
+//! requests to a function with rewind and with a new machine each time; a loop of floating-point numbers beside the same
+//! in a process; blocks; frames.
 
 use std::{
     fs,
@@ -20,7 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    stats::{Plan, alone, in_turn, timed},
+    stats::{Plan, Side, alone, in_turn, timed},
     table::{Row, Target},
     workshop::Workshop,
 };
@@ -28,13 +29,14 @@ use crate::{
 /// What this suite gives.
 pub(super) const FIGURES: &[&str] = &[
     "solo5.hello_cpl3_ms",
+    "solo5.hello_spt_ms",
     "solo5.hello_ring0_times",
     "solo5.hello_vs_process",
     "solo5.rewind_per_second",
     "solo5.rewind_vs_new_times",
     "solo5.compute_vs_process",
     "solo5.block_read_mb_per_second",
-    "solo5.net_ring_us",
+    "solo5.net_ring_per_second",
 ];
 
 /// Bytes of the disk that is written and read.
@@ -69,24 +71,35 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     Ok([hello(workshop)?, requests(workshop)?, vec![compute(workshop)?, blocks(workshop)?, frames(workshop)?]].concat())
 }
 
-/// A guest under our tender.
+/// A guest under our tender for hvt.
 fn tender(workshop: &Workshop, ring: &str, options: &[&str], name: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(workshop.program()?);
     command.args(["solo5-hvt", "--mem=16", ring]).args(options).arg(workshop.solo5_guest(name)?);
-    // Hello is to say all that it says to people.
-    command.arg(if name == "hello" { "--solo5:info" } else { "--solo5:quiet" }).stdin(Stdio::null());
+    command.arg("--solo5:quiet").stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Hello, which says all that it says to people, under our tender for hvt or spt: the program of its own, or `kernlet`.
+fn hello_by(workshop: &Workshop, kernlet: bool, target: &str, options: &[&str]) -> anyhow::Result<Command> {
+    let tender = format!("solo5-{target}");
+    let mut command =
+        if kernlet { Command::new(workshop.program()?) } else { Command::new(workshop.tenders()?.join(&tender)) };
+    command.args(kernlet.then_some(tender)).arg("--mem=16").args(options);
+    command.arg(workshop.solo5_guest_for(target, "hello")?).stdin(Stdio::null());
     Ok(command)
 }
 
 fn hello(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     let process = workshop.static_echo()?;
     let mut commands = [
-        tender(workshop, "--ring=3", &[], "hello")?,
-        tender(workshop, "--ring=0", &[], "hello")?,
+        hello_by(workshop, false, "hvt", &["--ring=3"])?,
+        hello_by(workshop, false, "hvt", &["--ring=0"])?,
+        hello_by(workshop, false, "spt", &[])?,
+        hello_by(workshop, true, "hvt", &["--ring=3"])?,
         Command::new(process),
     ];
-    commands[2].stdin(Stdio::null());
-    let [mut three, mut zero, mut process] = commands.each_mut().map(|command| {
+    commands[4].stdin(Stdio::null());
+    let [mut three, mut zero, mut spt, mut kernlet, mut process] = commands.each_mut().map(|command| {
         command.stdout(Stdio::null());
         move || {
             let (time, status) = timed(|| command.status())?;
@@ -94,14 +107,18 @@ fn hello(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
             Ok(time)
         }
     });
-    let [three, zero, process] = in_turn(Plan::singly(Duration::from_secs(10)), [&mut three, &mut zero, &mut process])?;
+    let sides: [Side<'_>; 5] = [&mut three, &mut zero, &mut spt, &mut kernlet, &mut process];
+    let [three, zero, spt, kernlet, process] = in_turn(Plan::singly(Duration::from_secs(10)), sides)?;
     let times = zero.over(&three);
     let beside = three.over(&process);
     Ok(vec![
         Row::new("solo5.hello_cpl3_ms", three.millis().median, "ms", Target::None)
             .summary("cpl3_ms", three.millis())
             .summary("ring0_ms", zero.millis())
+            .summary("spt_ms", spt.millis())
+            .summary("by_kernlet_ms", kernlet.millis())
             .summary("process_ms", process.millis()),
+        Row::new("solo5.hello_spt_ms", spt.millis().median, "ms", Target::None),
         Row::new("solo5.hello_ring0_times", times.median, "×", Target::AtLeast(5.0)).summary("ring0_times", times),
         Row::new("solo5.hello_vs_process", beside.median, "×", Target::None).summary("vs_process", beside),
     ])
@@ -202,7 +219,10 @@ fn blocks(workshop: &Workshop) -> anyhow::Result<Row> {
 fn frames(workshop: &Workshop) -> anyhow::Result<Row> {
     let ring = round_trip(workshop, "")?;
     let hypercalls = round_trip(workshop, "hypercalls")?;
-    Ok(Row::new("solo5.net_ring_us", ring, "µs", Target::None).number("hypercalls_us", hypercalls))
+    Ok(Row::new("solo5.net_ring_per_second", 1e6 / ring, "/s", Target::None)
+        .number("hypercalls_per_second", 1e6 / hypercalls)
+        .number("ring_us", ring)
+        .number("hypercalls_us", hypercalls))
 }
 
 /// Microseconds from a frame to its answer, on average.

@@ -12,9 +12,10 @@ use kernlet_abi::map;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockSettings, ByteSize, CpuShare, GoDuration,
+    BlockSettings, ByteSize, CpuShare, GoDuration, Solo5Config,
     block::{self, is_block_name},
     duration::as_go,
+    solo5::{parse_arguments, parse_port},
 };
 
 /// What all annotations and labels of ours begin with.
@@ -99,6 +100,9 @@ pub struct FunctionConfig {
     /// Log lines that one replica may write in a second, on average; zero means any number.
     #[serde(default = "default_log_rate")]
     pub log_rate: u32,
+    /// How a Solo5 unikernel is a function.
+    #[serde(default)]
+    pub solo5: Solo5Config,
     /// Accelerator operations that the function says it uses; empty if it says nothing.
     pub operations: BTreeSet<String>,
     /// What the block devices of a Solo5 unikernel are made of, by their names.
@@ -119,6 +123,7 @@ impl Default for FunctionConfig {
             cpu_time: Duration::ZERO,
             accel_time: Duration::ZERO,
             log_rate: default_log_rate(),
+            solo5: Solo5Config::default(),
             operations: BTreeSet::new(),
             blocks: BTreeMap::new(),
         }
@@ -173,11 +178,15 @@ enum Setting {
     CpuTime,
     AccelTime,
     LogRate,
+    Solo5Mode,
+    Solo5Ipv4,
+    Solo5Port,
+    Solo5Arguments,
     Operations,
 }
 
 impl Setting {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 17] = [
         Self::Abi,
         Self::Machine,
         Self::Memory,
@@ -190,6 +199,10 @@ impl Setting {
         Self::CpuTime,
         Self::AccelTime,
         Self::LogRate,
+        Self::Solo5Mode,
+        Self::Solo5Ipv4,
+        Self::Solo5Port,
+        Self::Solo5Arguments,
         Self::Operations,
     ];
 
@@ -197,6 +210,8 @@ impl Setting {
     fn metadata(self) -> Option<&'static str> {
         match self {
             Self::Abi | Self::Machine => None,
+            // Functions that have a Cargo.toml are none of Solo5's.
+            Self::Solo5Mode | Self::Solo5Ipv4 | Self::Solo5Port | Self::Solo5Arguments => None,
             Self::Memory => Some("memory"),
             Self::Isolation => Some("isolation"),
             Self::Request => Some("request"),
@@ -226,6 +241,10 @@ impl Setting {
             Self::CpuTime => "limits.cpu-time",
             Self::AccelTime => "limits.accel-time",
             Self::LogRate => "limits.log-rate",
+            Self::Solo5Mode => "solo5.mode",
+            Self::Solo5Ipv4 => "solo5.ipv4",
+            Self::Solo5Port => "solo5.port",
+            Self::Solo5Arguments => "solo5.arguments",
             Self::Operations => "accel.operations",
         }
     }
@@ -296,6 +315,10 @@ impl Draft {
             Setting::CpuTime => config.cpu_time = parse::<GoDuration>(value)?.0,
             Setting::AccelTime => config.accel_time = parse::<GoDuration>(value)?.0,
             Setting::LogRate => config.log_rate = parse_count(value, "log lines a second", "500")?,
+            Setting::Solo5Mode => config.solo5.mode = parse(value)?,
+            Setting::Solo5Ipv4 => config.solo5.ipv4 = parse(value)?,
+            Setting::Solo5Port => config.solo5.port = parse_port(value)?,
+            Setting::Solo5Arguments => config.solo5.arguments = parse_arguments(value)?,
             Setting::Operations => config.operations = parse_operations(value)?,
         }
         Ok(())

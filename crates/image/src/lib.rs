@@ -12,6 +12,7 @@ mod duration;
 mod name;
 mod reference;
 mod size;
+mod solo5;
 mod spec;
 mod store;
 
@@ -22,6 +23,7 @@ pub use duration::{DurationError, GoDuration};
 pub use name::{FunctionName, NameError, Namespace};
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};
+pub use solo5::{GuestAddress, Solo5Config, Solo5Mode};
 pub use spec::FunctionSpec;
 pub use store::{
     ImageError, ImageInfo, ImageParts, IoError, LayoutError, Listing, Progress, Removed, Store, StoreError, Unpacked,

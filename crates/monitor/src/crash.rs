@@ -270,6 +270,33 @@ pub enum Cause {
     /// A Solo5 guest cannot have its machine.
     #[error("the function's Solo5 unikernel cannot start: {0}")]
     Solo5Boot(Box<crate::solo5::BootError>),
+    /// A Solo5 guest that is to serve did not begin to.
+    #[error(
+        "the unikernel did not serve at {address} within {limit:?}: {why}; it was stopped at {at} (look at \
+         dev.kernlet.solo5.ipv4, dev.kernlet.solo5.port and dev.kernlet.solo5.arguments)"
+    )]
+    NotServing {
+        /// Where it was to.
+        address: std::net::SocketAddrV4,
+        /// The time it was given.
+        limit: Duration,
+        /// What came of asking.
+        why: &'static str,
+        /// Where it was.
+        at: CodeAddress,
+    },
+    /// The time limit passed while the guest served other requests as well.
+    #[error("the function's server, which serves other requests at the same time, did not answer within {limit:?}")]
+    Unanswered {
+        /// The time it was given.
+        limit: Duration,
+    },
+    /// A machine that served several requests at once ended with another one.
+    #[error("the machine that served it and other requests ended: {why}")]
+    EndedWithAnother {
+        /// How the other request's ended.
+        why: String,
+    },
     /// Whoever debugged the machine ended it.
     #[error("the machine was ended by its debugger")]
     Killed,
@@ -315,6 +342,9 @@ pub enum Cause {
     /// Template and hypervisor do not belong together.
     #[error("the function's template was made by another backend")]
     OtherBackend,
+    /// A template from a file has told its guest another speed of the clock.
+    #[error("the processor's clock has another speed than when the function's template was saved")]
+    OtherClock,
     /// The host gave no memory for the machine.
     #[error("no memory for a machine of {size} bytes")]
     Memory {

@@ -12,8 +12,11 @@
 //! The guest's interrupt table refuses `int3` to CPL 3, so that it arrives as #GP with the vector in its error code; some
 //! nested KVMs do not look at the table's privilege and let it through. Watchpoints are single steps with a look at the
 //! memory after each.
+//!
+//! A guest of Solo5's at ring 0 has an interrupt table of its own, so there breakpoints are `hlt`, which always leaves to
+//! the monitor, and steps are KVM's.
 
-use std::{fmt, io, net::TcpStream};
+use std::{fmt, io, net::TcpStream, ops::Range};
 
 use gdbstub::{
     common::Signal,
@@ -37,7 +40,6 @@ use gdbstub::{
     },
 };
 use gdbstub_arch::x86::{X86_64_SSE, reg::X86_64CoreRegs};
-use kernlet_abi::map::BOOT_BASE;
 use kvm_bindings::kvm_fpu;
 
 use crate::{
@@ -46,6 +48,7 @@ use crate::{
     kvm::{OtherRegisters, Step},
     memory::GuestMemory,
     processor::{Fault, Registers},
+    solo5,
 };
 
 /// Most breakpoints in memory.
@@ -56,10 +59,10 @@ const WATCHES_MAX: usize = 16;
 const WATCH_LEN_MAX: u64 = 4096;
 
 /// `int3`.
-const BREAKPOINT_CODE: u8 = 0xcc;
+pub(crate) const BREAKPOINT_CODE: u8 = 0xcc;
 
 /// Error code of the #GP that an `int3` at CPL 3 becomes: its vector, and that it is one of the table's.
-const REFUSED_BREAKPOINT: u64 = 3 << 3 | 2;
+pub(crate) const REFUSED_BREAKPOINT: u64 = 3 << 3 | 2;
 
 /// When gdb is first given the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +81,54 @@ pub struct Debugger {
     orders: Orders,
 }
 
-type Stub = GdbStubStateMachine<'static, Guest, TcpStream>;
+/// gdb's side of a conversation about a guest of one type.
+pub(crate) type StubOf<G> = GdbStubStateMachine<'static, Debugged<G>, TcpStream>;
+
+/// The same, of whichever type.
+pub(crate) enum Stub {
+    Native(StubOf<Guest>),
+    Solo5(StubOf<solo5::Machine>),
+}
+
+/// A guest that can be debugged, as far as the debugger has to know it.
+pub(crate) trait Debuggee: Sized + 'static {
+    /// What is put in place of code: an instruction of one byte that stops the guest behind it, or before it.
+    fn breakpoint(&self) -> u8;
+    /// Whether gdb hears of exceptions that are not its own doing.
+    fn tells_faults(&self) -> bool;
+    /// What gdb may write: what lies outside is the monitor's.
+    fn writable(&self) -> Range<u64>;
+    /// Whether it has been given a request.
+    fn has_request(&self) -> bool;
+    fn debugger(&mut self) -> &mut Option<Box<Debugger>>;
+    fn memory(&self) -> &GuestMemory;
+    /// Whether an exception is on its way from the guest to the monitor.
+    fn is_reporting(&mut self) -> Result<bool, Cause>;
+    /// Lets KVM finish what the last exit left half done.
+    fn finish_exit(&mut self) -> Result<(), Cause>;
+    /// The registers, without what steps leave in them.
+    fn registers(&mut self) -> Result<Registers, Cause>;
+    /// Puts the guest where these registers say.
+    fn resume_at(&mut self, registers: &Registers, step: Step) -> Result<(), Cause>;
+    /// Makes the processor forget why debug exceptions came.
+    fn forget_traps(&mut self) -> Result<(), Cause>;
+    fn other_registers(&mut self) -> Result<OtherRegisters, Cause>;
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Cause>;
+    /// A conversation about such a guest, and back.
+    fn wrap(stub: StubOf<Self>) -> Stub;
+    fn unwrap(stub: Stub) -> Option<StubOf<Self>>;
+}
+
+/// A guest as the protocol's library wants it: a type of this crate's, whichever guest it is.
+#[repr(transparent)]
+pub(crate) struct Debugged<G>(G);
+
+impl<G> Debugged<G> {
+    fn of(guest: &mut G) -> &mut Self {
+        // SAFETY: a transparent structure of one field has that field's layout, and the borrow's life is the same.
+        unsafe { &mut *std::ptr::from_mut(guest).cast::<Self>() }
+    }
+}
 
 /// What gdb wants.
 #[derive(Debug, Default)]
@@ -126,7 +176,7 @@ impl Watch {
     fn has_changed(&mut self, memory: &GuestMemory) -> bool {
         let mut value = vec![0; self.value.len()];
         // It was in bounds when the watch was made.
-        let changed = memory.read(self.address, &mut value).is_ok() && value != self.value;
+        let changed = memory.peek(self.address, &mut value).is_ok() && value != self.value;
         self.value = value;
         changed
     }
@@ -161,24 +211,24 @@ enum Silence {
     Failed(Cause),
 }
 
-type Reply = Result<Stub, Silence>;
+type Reply<G> = Result<StubOf<G>, Silence>;
 
 fn silence(error: GdbStubError<Cause, io::Error>) -> Silence {
     error.into_target_error().map_or(Silence::Gone, Silence::Failed)
 }
 
 /// The guest is about to run.
-pub(crate) fn enter(guest: &mut Guest) -> Result<(), Cause> {
-    let has_request = guest.context.started.is_some();
-    let Some(debugger) = &mut guest.debugger else { return Ok(()) };
+pub(crate) fn enter<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
+    let has_request = guest.has_request();
+    let Some(debugger) = guest.debugger() else { return Ok(()) };
     let is_due = debugger.stop_at == StopAt::Entry || has_request;
     if let Some(connection) = debugger.connection.take_if(|_| is_due) {
         halt(guest)?;
-        let stub = GdbStub::new(connection).run_state_machine(guest).map_err(silence);
+        let stub = GdbStub::new(connection).run_state_machine(Debugged::of(guest)).map_err(silence);
         converse(guest, stub)?;
         return resume(guest);
     }
-    if guest.orders().is_some_and(|orders| !orders.is_idle()) {
+    if orders_of(guest).is_some_and(|orders| !orders.is_idle()) {
         halt(guest)?;
         resume(guest)?;
     }
@@ -186,19 +236,21 @@ pub(crate) fn enter(guest: &mut Guest) -> Result<(), Cause> {
 }
 
 /// The guest waits for a request, or has ended.
-pub(crate) fn leave(guest: &mut Guest) -> Result<(), Cause> {
-    let Some(orders) = guest.orders() else { return Ok(()) };
+pub(crate) fn leave<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
+    let Some(orders) = orders_of(guest) else { return Ok(()) };
     if !orders.is_idle() {
         halt(guest)?;
-        let registers = guest.stopped_at();
-        guest.processor.debuggable()?.resume_at(&registers, Step::Many)?;
+        let registers = stopped_at(guest);
+        guest.resume_at(&registers, Step::Many)?;
     }
-    guest.processor.debuggable()?.forget_traps()
+    guest.forget_traps()
 }
 
 /// The guest raised an exception.
-pub(crate) fn fault(guest: &mut Guest, fault: &Fault) -> Result<Verdict, Cause> {
-    let Some(debugger) = guest.debugger.as_deref_mut().filter(|debugger| debugger.stub.is_some()) else {
+pub(crate) fn fault<G: Debuggee>(guest: &mut G, fault: &Fault) -> Result<Verdict, Cause> {
+    let mut taken = guest.debugger().take();
+    let Some(debugger) = taken.as_deref_mut().filter(|debugger| debugger.stub.is_some()) else {
+        *guest.debugger() = taken;
         return Ok(Verdict::Pass);
     };
     let orders = &mut debugger.orders;
@@ -207,16 +259,21 @@ pub(crate) fn fault(guest: &mut Guest, fault: &Fault) -> Result<Verdict, Cause> 
     // A trap, which comes behind its instruction.
     let trapped = fault.vector == Fault::BREAKPOINT && is_planted(fault.at.wrapping_sub(1));
     let stepped = fault.vector == Fault::DEBUG && orders.pace() == Step::One;
-    let memory = &guest.view.memory;
+    let memory = guest.memory();
     let changed =
         orders.watches.iter_mut().filter_map(|watch| watch.has_changed(memory).then_some(watch.address)).last();
-    if stepped && changed.is_none() && !orders.step {
+    let only_watches = !orders.step;
+    *guest.debugger() = taken;
+    if stepped && changed.is_none() && only_watches {
         // On to the next instruction; nobody has to know.
-        let registers = guest.processor.debuggable()?.registers_to_debug(memory);
-        return guest.processor.debuggable()?.resume_at(&registers, Step::One).map(|()| Verdict::Resume);
+        let registers = guest.registers()?;
+        return guest.resume_at(&registers, Step::One).map(|()| Verdict::Resume);
+    }
+    if !(stepped || refused || trapped || changed.is_some() || guest.tells_faults()) {
+        return Ok(Verdict::Pass);
     }
     halt(guest)?;
-    if trapped && let Some(orders) = guest.orders() {
+    if trapped && let Some(orders) = orders_of(guest) {
         orders.registers.rip = fault.at.wrapping_sub(1);
     }
     let reason = match changed {
@@ -230,50 +287,50 @@ pub(crate) fn fault(guest: &mut Guest, fault: &Fault) -> Result<Verdict, Cause> 
     }
     stop(guest, SingleThreadStopReason::Signal(signal_of(fault)))?;
     // As with a process: to go on with the signal ends it, `signal 0` tries the instruction again.
-    let passed = guest.orders().is_none_or(|orders| orders.signal.take().is_some());
+    let passed = orders_of(guest).is_none_or(|orders| orders.signal.take().is_some());
     Ok(if passed { Verdict::Pass } else { Verdict::Resume })
 }
 
 /// The guest has done something that ends it; it can be looked at once more.
-pub(crate) fn dying(guest: &mut Guest) -> Result<(), Cause> {
-    if guest.debugger.as_ref().is_none_or(|debugger| debugger.stub.is_none()) {
+pub(crate) fn dying<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
+    if guest.debugger().as_ref().is_none_or(|debugger| debugger.stub.is_none()) {
         return Ok(());
     }
     halt(guest)?;
     stop(guest, SingleThreadStopReason::Signal(Signal::SIGABRT))
 }
 
-/// The machine has ended, well or not.
-pub(crate) fn end(guest: &mut Guest, well: bool) {
-    let reason =
-        if well { SingleThreadStopReason::Exited(0) } else { SingleThreadStopReason::Terminated(Signal::SIGABRT) };
-    if let Some(GdbStubStateMachine::Running(running)) = guest.take_stub() {
-        let _gone = running.report_stop(guest, reason);
+/// The machine has ended, by itself with a status or not.
+pub(crate) fn end<G: Debuggee>(guest: &mut G, status: Option<u8>) {
+    let killed = SingleThreadStopReason::Terminated(Signal::SIGABRT);
+    let reason = status.map_or(killed, SingleThreadStopReason::Exited);
+    if let Some(GdbStubStateMachine::Running(running)) = take_stub(guest) {
+        let _gone = running.report_stop(Debugged::of(guest), reason);
     }
 }
 
 /// A kick came: gdb may want something.
-pub(crate) fn poll(guest: &mut Guest) -> Result<(), Cause> {
+pub(crate) fn poll<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
     // An exception that is on its way comes first.
-    if guest.processor.debuggable()?.is_in_fault_stub() {
+    if guest.is_reporting()? {
         return Ok(());
     }
-    let Some(GdbStubStateMachine::Running(mut running)) = guest.take_stub() else { return Ok(()) };
+    let Some(GdbStubStateMachine::Running(mut running)) = take_stub(guest) else { return Ok(()) };
     let connection = running.borrow_conn();
     let heard = match connection.peek() {
         Ok(None) => {
-            guest.put_back(GdbStubStateMachine::Running(running));
+            put_back(guest, GdbStubStateMachine::Running(running));
             return Ok(());
         }
         Ok(Some(_)) => connection.read().map_err(|_| Silence::Gone),
         Err(_) => Err(Silence::Gone),
     };
     halt(guest)?;
-    let stub = heard.and_then(|byte| running.incoming_data(guest, byte).map_err(silence));
+    let stub = heard.and_then(|byte| running.incoming_data(Debugged::of(guest), byte).map_err(silence));
     let stub = stub.and_then(|stub| match stub {
         GdbStubStateMachine::CtrlCInterrupt(interrupted) => {
             let reason = Some(SingleThreadStopReason::Signal(Signal::SIGINT));
-            interrupted.interrupt_handled(guest, reason).map_err(silence)
+            interrupted.interrupt_handled(Debugged::of(guest), reason).map_err(silence)
         }
         stub => Ok(stub),
     });
@@ -282,10 +339,10 @@ pub(crate) fn poll(guest: &mut Guest) -> Result<(), Cause> {
 }
 
 /// Tells gdb why the guest, which is halted, has stopped, and does what gdb says until it lets the guest go on.
-fn stop(guest: &mut Guest, reason: SingleThreadStopReason<u64>) -> Result<(), Cause> {
-    let told = match guest.take_stub() {
+fn stop<G: Debuggee>(guest: &mut G, reason: SingleThreadStopReason<u64>) -> Result<(), Cause> {
+    let told = match take_stub(guest) {
         Some(GdbStubStateMachine::Running(mut running)) => match running.borrow_conn().set_nonblocking(false) {
-            Ok(()) => running.report_stop(guest, reason).map_err(silence),
+            Ok(()) => running.report_stop(Debugged::of(guest), reason).map_err(silence),
             Err(_) => Err(Silence::Gone),
         },
         Some(stub) => Ok(stub),
@@ -296,35 +353,35 @@ fn stop(guest: &mut Guest, reason: SingleThreadStopReason<u64>) -> Result<(), Ca
 }
 
 /// Answers gdb until it lets the guest go on, or goes away.
-fn converse(guest: &mut Guest, first: Reply) -> Result<(), Cause> {
+fn converse<G: Debuggee>(guest: &mut G, first: Reply<G>) -> Result<(), Cause> {
     let mut stub = first;
     loop {
         stub = match stub {
             Ok(GdbStubStateMachine::Idle(mut idle)) => match idle.borrow_conn().read() {
-                Ok(byte) => idle.incoming_data(guest, byte).map_err(silence),
+                Ok(byte) => idle.incoming_data(Debugged::of(guest), byte).map_err(silence),
                 Err(_) => Err(Silence::Gone),
             },
             Ok(GdbStubStateMachine::CtrlCInterrupt(interrupted)) => {
                 let nothing: Option<SingleThreadStopReason<u64>> = None;
-                interrupted.interrupt_handled(guest, nothing).map_err(silence)
+                interrupted.interrupt_handled(Debugged::of(guest), nothing).map_err(silence)
             }
             Ok(running @ GdbStubStateMachine::Running(_)) => {
-                guest.put_back(running);
+                put_back(guest, running);
                 return Ok(());
             }
             Ok(GdbStubStateMachine::Disconnected(disconnected)) => {
-                guest.detach();
+                detach(guest);
                 return match disconnected.get_reason() {
                     DisconnectReason::Kill => Err(Cause::Killed),
                     _ => Ok(()),
                 };
             }
             Err(Silence::Gone) => {
-                guest.detach();
+                detach(guest);
                 return Ok(());
             }
             Err(Silence::Failed(cause)) => {
-                guest.detach();
+                detach(guest);
                 return Err(cause);
             }
         }
@@ -332,37 +389,76 @@ fn converse(guest: &mut Guest, first: Reply) -> Result<(), Cause> {
 }
 
 /// Takes the breakpoints out of the guest, which has stopped, and looks at its registers.
-fn halt(guest: &mut Guest) -> Result<(), Cause> {
-    let processor = guest.processor.debuggable()?;
-    processor.finish_exit()?;
-    let registers = processor.registers_to_debug(&guest.view.memory);
-    let Some(debugger) = &mut guest.debugger else { return Ok(()) };
+fn halt<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
+    guest.finish_exit()?;
+    let registers = guest.registers()?;
+    let Some(mut debugger) = guest.debugger().take() else { return Ok(()) };
     debugger.orders.registers = registers;
     for breakpoint in &mut debugger.orders.breakpoints {
         if let Some(covered) = breakpoint.covered.take() {
             // It could be written before.
-            let _ = guest.view.memory.write(breakpoint.address, &[covered]);
+            let _ = guest.memory().poke(breakpoint.address, &[covered]);
         }
     }
+    *guest.debugger() = Some(debugger);
     Ok(())
 }
 
 /// Puts the breakpoints into the guest, and the guest where its registers say.
-fn resume(guest: &mut Guest) -> Result<(), Cause> {
-    let Some(debugger) = &mut guest.debugger else { return Ok(()) };
+fn resume<G: Debuggee>(guest: &mut G) -> Result<(), Cause> {
+    let Some(mut debugger) = guest.debugger().take() else { return Ok(()) };
     let (pace, Orders { breakpoints, watches, registers, .. }) = (debugger.orders.pace(), &mut debugger.orders);
+    let (memory, code) = (guest.memory(), guest.breakpoint());
     for watch in watches {
-        watch.has_changed(&guest.view.memory);
+        watch.has_changed(memory);
     }
     for breakpoint in breakpoints {
         let mut covered = [0];
-        let memory = &guest.view.memory;
-        let planted = memory
-            .read(breakpoint.address, &mut covered)
-            .and_then(|()| memory.write(breakpoint.address, &[BREAKPOINT_CODE]));
+        let planted =
+            memory.peek(breakpoint.address, &mut covered).and_then(|()| memory.poke(breakpoint.address, &[code]));
         breakpoint.covered = planted.is_ok().then_some(covered[0]);
     }
-    guest.processor.debuggable()?.resume_at(registers, pace)
+    let resumed = guest.resume_at(registers, pace);
+    *guest.debugger() = Some(debugger);
+    resumed
+}
+
+fn orders_of<G: Debuggee>(guest: &mut G) -> Option<&mut Orders> {
+    guest.debugger().as_mut().map(|debugger| &mut debugger.orders)
+}
+
+fn stopped_at<G: Debuggee>(guest: &mut G) -> Registers {
+    orders_of(guest).map(|orders| orders.registers).unwrap_or_default()
+}
+
+fn take_stub<G: Debuggee>(guest: &mut G) -> Option<StubOf<G>> {
+    guest.debugger().as_mut()?.stub.take().and_then(G::unwrap)
+}
+
+fn put_back<G: Debuggee>(guest: &mut G, stub: StubOf<G>) {
+    if let Some(debugger) = guest.debugger() {
+        debugger.stub = Some(G::wrap(stub));
+    }
+}
+
+/// From now on nobody debugs the guest. It is halted, and so has no breakpoints in it.
+fn detach<G: Debuggee>(guest: &mut G) {
+    if let Some(debugger) = guest.debugger() {
+        debugger.stub = None;
+        debugger.orders = Orders { registers: debugger.orders.registers, ..Orders::default() };
+    }
+}
+
+/// Whether gdb may write there: not to the tables and stubs that the monitor's own work rests on.
+fn is_debuggable<G: Debuggee>(guest: &G, address: u64, len: u64) -> bool {
+    let (end, writable) = (address.checked_add(len), guest.writable());
+    address >= writable.start && end.is_some_and(|end| end <= writable.end)
+}
+
+fn go_on<G: Debuggee>(guest: &mut G, step: bool, signal: Option<Signal>) {
+    if let Some(orders) = orders_of(guest) {
+        (orders.step, orders.signal) = (step, signal);
+    }
 }
 
 /// The signal that a process would get.
@@ -376,55 +472,7 @@ fn signal_of(fault: &Fault) -> Signal {
     }
 }
 
-impl Guest {
-    fn orders(&mut self) -> Option<&mut Orders> {
-        self.debugger.as_mut().map(|debugger| &mut debugger.orders)
-    }
-
-    fn other_registers(&mut self) -> Result<OtherRegisters, Cause> {
-        self.processor.debuggable()?.other_registers()
-    }
-
-    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Cause> {
-        self.processor.debuggable()?.set_fpu(fpu)
-    }
-
-    fn stopped_at(&self) -> Registers {
-        self.debugger.as_ref().map(|debugger| debugger.orders.registers).unwrap_or_default()
-    }
-
-    fn take_stub(&mut self) -> Option<Stub> {
-        self.debugger.as_mut()?.stub.take()
-    }
-
-    fn put_back(&mut self, stub: Stub) {
-        if let Some(debugger) = &mut self.debugger {
-            debugger.stub = Some(stub);
-        }
-    }
-
-    /// From now on nobody debugs the guest. It is halted, and so has no breakpoints in it.
-    fn detach(&mut self) {
-        if let Some(debugger) = &mut self.debugger {
-            debugger.stub = None;
-            debugger.orders = Orders { registers: debugger.orders.registers, ..Orders::default() };
-        }
-    }
-
-    /// Whether gdb may write there: not to the tables and stubs that the monitor's own work rests on.
-    fn is_debuggable(&self, address: u64, len: u64) -> bool {
-        let end = address.checked_add(len);
-        address >= BOOT_BASE && end.is_some_and(|end| end <= self.view.memory.size())
-    }
-
-    fn go_on(&mut self, step: bool, signal: Option<Signal>) {
-        if let Some(orders) = self.orders() {
-            (orders.step, orders.signal) = (step, signal);
-        }
-    }
-}
-
-impl Target for Guest {
+impl<G: Debuggee> Target for Debugged<G> {
     type Arch = X86_64_SSE;
     type Error = Cause;
 
@@ -442,10 +490,10 @@ impl Target for Guest {
     }
 }
 
-impl SingleThreadBase for Guest {
+impl<G: Debuggee> SingleThreadBase for Debugged<G> {
     fn read_registers(&mut self, to: &mut X86_64CoreRegs) -> TargetResult<(), Self> {
-        let other = self.other_registers().map_err(TargetError::Fatal)?;
-        let now = self.stopped_at();
+        let other = self.0.other_registers().map_err(TargetError::Fatal)?;
+        let now = stopped_at(&mut self.0);
         let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, .. } = now;
         to.regs = [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15];
         to.rip = now.rip;
@@ -466,13 +514,13 @@ impl SingleThreadBase for Guest {
     }
 
     fn write_registers(&mut self, from: &X86_64CoreRegs) -> TargetResult<(), Self> {
-        let mut other = self.other_registers().map_err(TargetError::Fatal)?;
+        let mut other = self.0.other_registers().map_err(TargetError::Fatal)?;
         let xmm = from.xmm.map(u128::to_le_bytes);
         if other.fpu.xmm != xmm {
             other.fpu.xmm = xmm;
-            self.set_fpu(&other.fpu).map_err(TargetError::Fatal)?;
+            self.0.set_fpu(&other.fpu).map_err(TargetError::Fatal)?;
         }
-        let Some(orders) = self.orders() else { return Err(TargetError::NonFatal) };
+        let Some(orders) = orders_of(&mut self.0) else { return Err(TargetError::NonFatal) };
         let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15] = from.regs;
         let (rip, rflags) = (from.rip, u64::from(from.eflags));
         orders.registers =
@@ -481,20 +529,20 @@ impl SingleThreadBase for Guest {
     }
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8]) -> TargetResult<usize, Self> {
-        let room = self.view.memory.size().saturating_sub(start);
+        let room = self.0.memory().size().saturating_sub(start);
         let len = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
         if len == 0 {
             return Err(TargetError::NonFatal);
         }
-        self.view.memory.read(start, &mut data[..len]).map_err(|_| TargetError::NonFatal)?;
+        self.0.memory().peek(start, &mut data[..len]).map_err(|_| TargetError::NonFatal)?;
         Ok(len)
     }
 
     fn write_addrs(&mut self, start: u64, data: &[u8]) -> TargetResult<(), Self> {
-        if !self.is_debuggable(start, data.len() as u64) {
+        if !is_debuggable(&self.0, start, data.len() as u64) {
             return Err(TargetError::NonFatal);
         }
-        self.view.memory.write(start, data).map_err(|_| TargetError::NonFatal)
+        self.0.memory().poke(start, data).map_err(|_| TargetError::NonFatal)
     }
 
     fn support_resume(&mut self) -> Option<SingleThreadResumeOps<'_, Self>> {
@@ -502,9 +550,9 @@ impl SingleThreadBase for Guest {
     }
 }
 
-impl SingleThreadResume for Guest {
+impl<G: Debuggee> SingleThreadResume for Debugged<G> {
     fn resume(&mut self, signal: Option<Signal>) -> Result<(), Cause> {
-        self.go_on(false, signal);
+        go_on(&mut self.0, false, signal);
         Ok(())
     }
 
@@ -513,14 +561,14 @@ impl SingleThreadResume for Guest {
     }
 }
 
-impl SingleThreadSingleStep for Guest {
+impl<G: Debuggee> SingleThreadSingleStep for Debugged<G> {
     fn step(&mut self, signal: Option<Signal>) -> Result<(), Cause> {
-        self.go_on(true, signal);
+        go_on(&mut self.0, true, signal);
         Ok(())
     }
 }
 
-impl Breakpoints for Guest {
+impl<G: Debuggee> Breakpoints for Debugged<G> {
     fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
         Some(self)
     }
@@ -534,10 +582,10 @@ impl Breakpoints for Guest {
     }
 }
 
-impl SwBreakpoint for Guest {
+impl<G: Debuggee> SwBreakpoint for Debugged<G> {
     fn add_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        let fits = self.is_debuggable(address, 1);
-        Ok(match self.orders() {
+        let fits = is_debuggable(&self.0, address, 1);
+        Ok(match orders_of(&mut self.0) {
             Some(orders) if fits && orders.breakpoints.len() < BREAKPOINTS_MAX => {
                 // Twice in one place would take the first one for the guest's code.
                 if !orders.breakpoints.iter().any(|breakpoint| breakpoint.address == address) {
@@ -550,7 +598,7 @@ impl SwBreakpoint for Guest {
     }
 
     fn remove_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        let Some(orders) = self.orders() else { return Ok(false) };
+        let Some(orders) = orders_of(&mut self.0) else { return Ok(false) };
         let before = orders.breakpoints.len();
         orders.breakpoints.retain(|breakpoint| breakpoint.address != address);
         Ok(orders.breakpoints.len() < before)
@@ -558,7 +606,7 @@ impl SwBreakpoint for Guest {
 }
 
 /// As good as any other: nothing can change the guest's code under a breakpoint.
-impl HwBreakpoint for Guest {
+impl<G: Debuggee> HwBreakpoint for Debugged<G> {
     fn add_hw_breakpoint(&mut self, address: u64, kind: usize) -> TargetResult<bool, Self> {
         self.add_sw_breakpoint(address, kind)
     }
@@ -569,11 +617,11 @@ impl HwBreakpoint for Guest {
 }
 
 /// gdb calls every watchpoint that it does not carry out itself a hardware one.
-impl HwWatchpoint for Guest {
+impl<G: Debuggee> HwWatchpoint for Debugged<G> {
     fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let fits = self.is_debuggable(address, len) && (1..=WATCH_LEN_MAX).contains(&len);
+        let fits = is_debuggable(&self.0, address, len) && (1..=WATCH_LEN_MAX).contains(&len);
         let value = vec![0; usize::try_from(len.min(WATCH_LEN_MAX)).unwrap_or_default()];
-        Ok(match self.orders() {
+        Ok(match orders_of(&mut self.0) {
             // Who reads what cannot be seen.
             Some(orders) if fits && kind == WatchKind::Write && orders.watches.len() < WATCHES_MAX => {
                 orders.watches.push(Watch { address, value });
@@ -584,7 +632,7 @@ impl HwWatchpoint for Guest {
     }
 
     fn remove_hw_watchpoint(&mut self, address: u64, len: u64, _kind: WatchKind) -> TargetResult<bool, Self> {
-        let Some(orders) = self.orders() else { return Ok(false) };
+        let Some(orders) = orders_of(&mut self.0) else { return Ok(false) };
         let is_it = |watch: &Watch| watch.address == address && watch.value.len() as u64 == len;
         let found = orders.watches.iter().position(is_it);
         Ok(found.map(|index| orders.watches.remove(index)).is_some())

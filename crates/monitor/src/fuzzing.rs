@@ -23,8 +23,8 @@ use crate::{
     kvm,
     layout::Layout,
     memory::GuestMemory,
-    processor::CpuState,
     saved::{self, LoadError, TemplateKey, forge},
+    solo5,
     trace::Trace,
 };
 
@@ -275,10 +275,13 @@ impl TemplateReader {
     /// # Panics
     /// When it is not so.
     pub fn read(&self, bytes: &[u8]) -> Result<(), LoadError> {
-        let (memory, cpu) = saved::read(bytes, &self.key, &self.layout, &self.config, &self.cpuid)?;
+        let shape = saved::Native { layout: &self.layout, config: &self.config };
+        let (memory, cpu) = saved::read(bytes, &self.key, &shape)?;
+        let cpu = kvm::CpuState::decode(&cpu, &self.cpuid).map_err(saved::damaged)?;
+        cpu.place(&memory)?;
+        let memory = saved::freeze(memory)?;
         let untouched = GuestMemory::new(self.layout.memory).unwrap();
         write_image(&untouched, &self.layout, &self.unikernel, &self.config).unwrap();
-        let CpuState::Kvm(cpu) = cpu else { panic!("only templates of KVM are saved") };
         cpu.place(&untouched).unwrap();
         let window = self.layout.window.offset..self.layout.memory;
         for offset in (0..STACK_BASE).chain(window).step_by(4096) {
@@ -287,7 +290,61 @@ impl TemplateReader {
             untouched.read(offset, &mut theirs).unwrap();
             assert!(ours == theirs, "the monitor's page at {offset:#x} came from the file");
         }
-        assert_eq!(cpu.encode().len(), forge::CPU_LEN);
+        assert_eq!(cpu.encode().len(), kvm::CpuState::ENCODED_LEN);
+        Ok(())
+    }
+}
+
+/// What reads saved templates of Solo5 machines, without a processor to run them.
+#[derive(Debug)]
+pub struct Solo5TemplateReader {
+    shape: solo5::saved::Saved,
+    key: TemplateKey,
+}
+
+impl Solo5TemplateReader {
+    /// One for templates of a unikernel without network devices, with this much memory.
+    ///
+    /// # Errors
+    /// It cannot be laid out.
+    pub fn new(image: &solo5::Image, memory: u64, accel: &Session) -> Result<Self, Cause> {
+        let shape = solo5::saved::Saved::new(image, memory, &[])?;
+        let config = MachineConfig { memory, request_limit: 4096, response_limit: 4096, environment: Vec::new() };
+        let key = TemplateKey::of_solo5(Some(&CpuId::new(0).unwrap()), image, &config, accel, "");
+        Ok(Self { shape, key })
+    }
+
+    /// Gives bytes the head and the checksum that they need to be looked at further.
+    pub fn repair(&self, bytes: &mut [u8]) {
+        forge::repair(bytes, &self.key);
+    }
+
+    /// A file with these runs of pages (first, count), and registers of zeroes but for the flags.
+    #[must_use]
+    pub fn forge(&self, runs: &[(u64, u64)], pages: &[u8]) -> Vec<u8> {
+        forge::file(&self.key, &self.shape.first_cpu(), runs, pages)
+    }
+
+    /// Reads a file; in what it gives, everything that is the monitor's is as every machine has it.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    ///
+    /// # Panics
+    /// When it is not so.
+    pub fn read(&self, bytes: &[u8]) -> Result<(), LoadError> {
+        let (memory, cpu) = self.shape.read(bytes, &self.key)?;
+        let untouched = GuestMemory::new(memory.size()).unwrap();
+        saved::Shape::write_own(&self.shape, &untouched).unwrap();
+        let layout = &self.shape.layout;
+        // Not what a guest was told at the start, where its clock's speed is the file's to say.
+        for offset in (0..0x1_0000).chain(0x1_3000..0x10_0000).chain(layout.memory..memory.size()).step_by(4096) {
+            let (mut ours, mut theirs) = ([0; 4096], [0; 4096]);
+            memory.read(offset, &mut ours).unwrap();
+            untouched.read(offset, &mut theirs).unwrap();
+            assert!(ours == theirs, "the monitor's page at {offset:#x} came from the file");
+        }
+        assert_eq!(cpu.encode().len() + 8, self.shape.first_cpu().len());
         Ok(())
     }
 }

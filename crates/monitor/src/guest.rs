@@ -1,28 +1,29 @@
 //! The guest inside a machine: its processor and memory, and the loop that runs it from one exit to the next.
 //! Used by machines and templates. It knows hypercalls and faults, but nothing of requests.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use kernlet_abi::{
     ABI_VERSION, Span,
     boot::{BOOT_MAGIC, BootPage},
     map::{BOOT_BASE, BOOT_SIZE, HYPERCALL_PAGE},
 };
+use kvm_bindings::kvm_fpu;
 
 use crate::{
     backtrace,
     crash::{Cause, CodeAddress, Crash, FaultAccess},
     deadline::Timer,
-    debugger::{self, Debugger, Verdict},
+    debugger::{self, BREAKPOINT_CODE, Debuggee, Debugger, Stub, StubOf, Verdict},
     elf::Unikernel,
     hypercall::{self, CallContext, Flow, GuestView},
     hypervisor::Hypervisor,
-    kvm,
+    kvm::{self, OtherRegisters, Step},
     layout::{Layout, LayoutError, MachineConfig},
     limits::Limits,
     memory::{FrozenMemory, GuestMemory},
     message::{Request, Services, Usage},
-    processor::{CpuState, Exit, Fault, Processor},
+    processor::{CpuState, Exit, Fault, Processor, Registers},
     report::{FaultDetail, Report, RequestSummary},
     template::{Template, Watchers},
     trace::Trace,
@@ -213,7 +214,7 @@ impl Guest {
         if let Some(trace) = &mut self.trace {
             trace.end(&cause);
         }
-        debugger::end(self, false);
+        debugger::end(self, None);
         // Who killed it has seen it.
         let report = if matches!(cause, Cause::Killed) { None } else { self.report(request) };
         Crash::with_report(cause, self.usage(), report)
@@ -247,6 +248,68 @@ impl Guest {
             _ => FaultAccess::Read,
         };
         Cause::PageFault { access, address, region: self.view.layout.describe(address), at }
+    }
+}
+
+impl Debuggee for Guest {
+    fn breakpoint(&self) -> u8 {
+        BREAKPOINT_CODE
+    }
+
+    fn tells_faults(&self) -> bool {
+        true
+    }
+
+    fn writable(&self) -> Range<u64> {
+        BOOT_BASE..self.view.memory.size()
+    }
+
+    fn has_request(&self) -> bool {
+        self.context.started.is_some()
+    }
+
+    fn debugger(&mut self) -> &mut Option<Box<Debugger>> {
+        &mut self.debugger
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.view.memory
+    }
+
+    fn is_reporting(&mut self) -> Result<bool, Cause> {
+        Ok(self.processor.debuggable()?.is_in_fault_stub())
+    }
+
+    fn finish_exit(&mut self) -> Result<(), Cause> {
+        self.processor.debuggable()?.finish_exit()
+    }
+
+    fn registers(&mut self) -> Result<Registers, Cause> {
+        Ok(self.processor.debuggable()?.registers_to_debug(&self.view.memory))
+    }
+
+    fn resume_at(&mut self, registers: &Registers, step: Step) -> Result<(), Cause> {
+        self.processor.debuggable()?.resume_at(registers, step)
+    }
+
+    fn forget_traps(&mut self) -> Result<(), Cause> {
+        self.processor.debuggable()?.forget_traps()
+    }
+
+    fn other_registers(&mut self) -> Result<OtherRegisters, Cause> {
+        self.processor.debuggable()?.other_registers()
+    }
+
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Cause> {
+        self.processor.debuggable()?.set_fpu(fpu)
+    }
+
+    fn wrap(stub: StubOf<Self>) -> Stub {
+        Stub::Native(stub)
+    }
+
+    fn unwrap(stub: Stub) -> Option<StubOf<Self>> {
+        if let Stub::Native(stub) = stub { Some(stub) } else { None }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     fmt, io,
+    path::Path,
     str::FromStr,
     sync::{Arc, OnceLock},
 };
@@ -12,7 +13,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::{
     crash::{Cause, kvm},
-    kvm::{Shell, Stock},
+    kvm::{Purpose, Shell, Stock},
     probe::{self, TrialError},
     process::ProcessHost,
 };
@@ -41,7 +42,8 @@ pub(crate) struct KvmHost {
 #[derive(Debug)]
 struct Inner {
     kvm: Kvm,
-    cpuid: CpuId,
+    /// What it supports of the processor's features, once that was asked for.
+    cpuid: OnceLock<CpuId>,
     stock: OnceLock<Stock>,
 }
 
@@ -149,6 +151,18 @@ impl Hypervisor {
     /// # Errors
     /// Why there is no usable KVM, and what to do about it.
     pub fn open() -> Result<Self, HypervisorError> {
+        let host = KvmHost::open()?;
+        // Now, since it may not be asked any more when rights are dropped.
+        host.features().map_err(HypervisorError::CpuId)?;
+        Ok(Self { host: Host::Kvm(host), passed_over: None })
+    }
+
+    /// The same for a process that makes one machine and ends with it: KVM is asked for nothing that this machine does not
+    /// need, since some answers take longer than all of a short guest's run.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_once() -> Result<Self, HypervisorError> {
         Ok(Self { host: Host::Kvm(KvmHost::open()?), passed_over: None })
     }
 
@@ -210,7 +224,7 @@ impl Hypervisor {
     /// The features of the processor that machines have; of processes, the host's own, `None` here.
     pub(crate) fn cpuid(&self) -> Option<&CpuId> {
         match &self.host {
-            Host::Kvm(host) => Some(host.cpuid()),
+            Host::Kvm(host) => host.features().ok(),
             Host::Processes(_) => None,
         }
     }
@@ -238,17 +252,32 @@ impl KvmHost {
                 return Err(HypervisorError::Lacks { name });
             }
         }
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(|error| HypervisorError::CpuId(io::Error::from_raw_os_error(error.errno())))?;
-        Ok(Self { inner: Arc::new(Inner { kvm, cpuid, stock: OnceLock::new() }) })
+        Ok(Self { inner: Arc::new(Inner { kvm, cpuid: OnceLock::new(), stock: OnceLock::new() }) })
+    }
+
+    /// What KVM supports of the processor's features.
+    fn features(&self) -> Result<&CpuId, io::Error> {
+        let Inner { kvm, cpuid, .. } = &*self.inner;
+        if let Some(known) = cpuid.get() {
+            return Ok(known);
+        }
+        let asked = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let asked = asked.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        Ok(cpuid.get_or_init(|| asked))
+    }
+
+    /// Whether this KVM is one that is nested by page-table virtualization: it emulates guest ring 0, and guests at CPL 3
+    /// see the host's processor, whatever they were given.
+    pub(crate) fn is_nested_by_page_tables() -> bool {
+        Path::new("/sys/module/kvm_pvm").exists()
     }
 
     fn keep_shells(&self) -> Result<(), io::Error> {
         if self.inner.stock.get().is_none() {
             // The thread must not keep alive what it ends with.
             let inner = Arc::downgrade(&self.inner);
-            let make = move || inner.upgrade().and_then(|inner| Shell::make(&Self { inner }).ok());
+            let make =
+                move || inner.upgrade().and_then(|inner| Shell::make(&Self { inner }, Purpose::Function, 0).ok());
             if let Err(second) = self.inner.stock.set(Stock::start(make)?) {
                 second.close();
             }
@@ -257,9 +286,10 @@ impl KvmHost {
     }
 
     /// A VM with its vCPU, and where to have it closed.
-    pub(crate) fn shell(&self) -> Result<(Shell, Option<Stock>), Cause> {
+    pub(crate) fn shell(&self, purpose: Purpose, memory: u64) -> Result<(Shell, Option<Stock>), Cause> {
         let stock = self.inner.stock.get();
-        let shell = stock.and_then(Stock::take).map_or_else(|| Shell::make(self), Ok)?;
+        let kept = stock.filter(|_| purpose == Purpose::Function && Shell::fits(memory)).and_then(Stock::take);
+        let shell = kept.map_or_else(|| Shell::make(self, purpose, memory), Ok)?;
         Ok((shell, stock.cloned()))
     }
 
@@ -267,8 +297,11 @@ impl KvmHost {
         self.inner.kvm.create_vm().map_err(kvm("create a machine"))
     }
 
-    pub(crate) fn cpuid(&self) -> &CpuId {
-        &self.inner.cpuid
+    pub(crate) fn cpuid(&self) -> Result<&CpuId, Cause> {
+        self.features().map_err(|error| {
+            let errno = kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO));
+            kvm("tell which processor features it supports")(errno)
+        })
     }
 }
 

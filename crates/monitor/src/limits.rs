@@ -162,10 +162,15 @@ impl Limits {
             }
             None => wall,
         };
+        self.charge(took);
+        took
+    }
+
+    /// Takes from the function's share what the host did for a guest that could make it do much.
+    pub(crate) fn charge(&self, took: Duration) {
         if let Some(share) = &self.share {
             share.take(took);
         }
-        took
     }
 
     fn is_looked_at(&self) -> bool {

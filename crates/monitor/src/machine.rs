@@ -69,7 +69,7 @@ impl Machine {
 
     /// Ends the machine, and tells its debugger, if there is one, that all went well.
     pub fn finish(mut self) {
-        debugger::end(&mut self.guest, true);
+        debugger::end(&mut self.guest, Some(0));
     }
 
     /// Lets somebody watch the machine from now on.

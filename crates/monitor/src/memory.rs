@@ -14,7 +14,7 @@ use std::{
 use kernlet_abi::{Span, map::PAGE_SIZE};
 use rustix::{
     fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek},
-    io::{Errno, pwrite, retry_on_intr},
+    io::{Errno, pread, pwrite, retry_on_intr},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
 };
 use vm_memory::VolatileSlice;
@@ -62,12 +62,7 @@ impl FrozenMemory {
     /// The next run of bytes at or after `offset` that take host memory; whatever lies between two runs is zero, and
     /// reading it through the mapping would give it memory.
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, io::Error> {
-        let start = match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(start..seek(&self.file, SeekFrom::Hole(start))?))
+        next_data(&self.file, offset)
     }
 
     /// Pointer to a range, which never changes.
@@ -82,6 +77,15 @@ impl FrozenMemory {
         unsafe { from.copy_to_nonoverlapping(pointer, len) };
         Ok(())
     }
+}
+
+fn next_data(file: &OwnedFd, offset: u64) -> Result<Option<Range<u64>>, io::Error> {
+    let start = match seek(file, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(start..seek(file, SeekFrom::Hole(start))?))
 }
 
 /// A mapping of this process.
@@ -214,6 +218,33 @@ impl GuestMemory {
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// The next run of bytes at or after `offset` that take host memory, as [`FrozenMemory::next_data`]; of memory that is
+    /// no view.
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, io::Error> {
+        let file = self.file.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        next_data(file, offset)
+    }
+
+    /// Reads what the host's own tables may forbid to be read: for debuggers.
+    pub(crate) fn peek(&self, mut offset: u64, mut to: &mut [u8]) -> Result<(), io::Error> {
+        let Some(file) = &self.file else { return Ok(self.read(offset, to)?) };
+        self.mapping.pointer(Span { offset, len: to.len() as u64 })?;
+        while !to.is_empty() {
+            let read = retry_on_intr(|| pread(file, &mut *to, offset))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            offset += read as u64;
+            to = &mut to[read..];
+        }
+        Ok(())
+    }
+
+    /// Writes what the host's own tables may forbid to be written: for debuggers.
+    pub(crate) fn poke(&self, offset: u64, from: &[u8]) -> Result<(), io::Error> {
+        if self.file.is_some() { self.fill(offset, from) } else { Ok(self.write(offset, from)?) }
     }
 
     /// Forbids the guest by the host's own tables what it may not do with these pages, and this process as well: nobody

@@ -1,12 +1,20 @@
 //! A function's program, of whichever machine type, and its machines. Used by the watchdog, which does not care; each type
 //! is in a module of its own. It adds nothing to what they do.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
-    Crash, ElfError, Hypervisor, Limits, Machine, MachineConfig, Request, Response, Services, Template, Unikernel,
-    Used,
-    solo5::{self, CommandMachine, Disk, DiskError, Image, ImageError, Target, UsedCommand},
+    Crash, ElfError, Hypervisor, Limits, LoadError, Machine, MachineConfig, Request, Response, Services, Template,
+    TemplateKey, Unikernel, Used,
+    solo5::{
+        self, CommandMachine, Disk, DiskError, Image, ImageError, Target, UsedCommand,
+        server::{self, Serve, Server, ServerMachine, UsedServer},
+    },
 };
 
 /// A program that can be loaded.
@@ -14,8 +22,10 @@ use crate::{
 pub enum Program {
     /// A unikernel of the guest library.
     Native(Unikernel),
-    /// A unikernel of Solo5's, for its hvt tender.
+    /// A unikernel of Solo5's, for its hvt tender, that is given a command line and prints its answer.
     Solo5(Image),
+    /// One that serves HTTP by itself.
+    Solo5Server(Server),
 }
 
 /// Why a file is no program.
@@ -24,6 +34,17 @@ pub enum ProgramError {
     /// It is no unikernel of the guest library.
     #[error(transparent)]
     Native(#[from] ElfError),
+    /// It is to serve by itself, and cannot.
+    #[error(
+        "it is a native unikernel, whose requests come by the guest library; only Solo5's are servers by themselves (dev.kernlet.solo5.mode)"
+    )]
+    NoServer,
+    /// It is to serve by itself, and has no network or several.
+    #[error("it is to serve by itself (dev.kernlet.solo5.mode), which takes one network device; it declares {count}")]
+    NetworkDevices {
+        /// How many it declares.
+        count: usize,
+    },
     /// It is one of Solo5's, and not right.
     #[error("it is a Solo5 unikernel that cannot run: {0}")]
     Solo5(#[from] ImageError),
@@ -41,6 +62,21 @@ impl Program {
         Ok(Self::Native(Unikernel::parse(bytes)?))
     }
 
+    /// The same unikernel as one that serves HTTP by itself, where `serve` says.
+    ///
+    /// # Errors
+    /// It is none of Solo5's, or declares another number of network devices than one.
+    pub fn into_server(self, serve: Serve) -> Result<Self, ProgramError> {
+        match self {
+            Self::Native(_) => Err(ProgramError::NoServer),
+            Self::Solo5(image) | Self::Solo5Server(Server { image, .. }) => {
+                let server = Server { image, serve };
+                let count = server.network_devices();
+                if count == 1 { Ok(Self::Solo5Server(server)) } else { Err(ProgramError::NetworkDevices { count }) }
+            }
+        }
+    }
+
     /// The program with these block devices, of which every machine has its own.
     ///
     /// # Errors
@@ -50,6 +86,9 @@ impl Program {
             Self::Native(_) if disks.is_empty() => Ok(self),
             Self::Native(_) => Err(DiskError::NoDevices),
             Self::Solo5(image) => Ok(Self::Solo5(image.with_disks(disks)?)),
+            Self::Solo5Server(Server { image, serve }) => {
+                Ok(Self::Solo5Server(Server { image: image.with_disks(disks)?, serve }))
+            }
         }
     }
 
@@ -58,7 +97,7 @@ impl Program {
     pub fn native(&self) -> Option<&Unikernel> {
         match self {
             Self::Native(unikernel) => Some(unikernel),
-            Self::Solo5(_) => None,
+            Self::Solo5(_) | Self::Solo5Server(_) => None,
         }
     }
 
@@ -66,7 +105,7 @@ impl Program {
     #[must_use]
     pub fn request_max(&self, environment: &[(String, String)]) -> u64 {
         match self {
-            Self::Native(_) => u64::MAX,
+            Self::Native(_) | Self::Solo5Server(_) => u64::MAX,
             Self::Solo5(_) => solo5::body_max(environment),
         }
     }
@@ -79,6 +118,8 @@ pub enum ProgramTemplate {
     Native(Template),
     /// Of one of Solo5's.
     Solo5(solo5::Template),
+    /// Of one of Solo5's that serves.
+    Solo5Server(server::Template),
 }
 
 /// A machine that waits for a request.
@@ -89,6 +130,8 @@ pub enum ProgramMachine {
     Native(Machine),
     /// Of one of Solo5's.
     Solo5(CommandMachine),
+    /// Of one of Solo5's that serves.
+    Solo5Server(ServerMachine),
 }
 
 /// A machine that has answered one.
@@ -99,6 +142,8 @@ pub enum ProgramUsed {
     Native(Used),
     /// Of one of Solo5's.
     Solo5(UsedCommand),
+    /// Of one of Solo5's that serves.
+    Solo5Server(UsedServer),
 }
 
 impl ProgramTemplate {
@@ -122,7 +167,44 @@ impl ProgramTemplate {
                 let (template, machine) = solo5::Template::boot(hypervisor, image, config, services, deadline)?;
                 (Self::Solo5(template), ProgramMachine::Solo5(machine))
             }
+            Program::Solo5Server(server) => {
+                let (template, machine) = server::Template::boot(hypervisor, server, config, services, deadline)?;
+                (Self::Solo5Server(template), ProgramMachine::Solo5Server(machine))
+            }
         })
+    }
+
+    /// A template that an earlier process saved under this key, for [`Self::machine`] to make the first one of.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        program: &Program,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        Ok(match program {
+            Program::Native(unikernel) => Self::Native(Template::load(file, key, hypervisor, unikernel, config)?),
+            Program::Solo5(image) => Self::Solo5(solo5::Template::load(file, key, hypervisor, image, config)?),
+            // None is ever saved.
+            Program::Solo5Server(_) => return Err(LoadError::Stale { what: "another unikernel" }),
+        })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`]. Until it is there as a whole, the file is none. What the
+    /// function keeps in memory is in it: the file should be its owner's alone.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        match self {
+            Self::Native(template) => template.save(file, key),
+            Self::Solo5(template) => template.save(file, key),
+            // It has no key.
+            Self::Solo5Server(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Another machine, in exactly the template's state.
@@ -133,16 +215,8 @@ impl ProgramTemplate {
         Ok(match self {
             Self::Native(template) => ProgramMachine::Native(template.machine(hypervisor, services)?),
             Self::Solo5(template) => ProgramMachine::Solo5(template.machine(hypervisor, services)?),
+            Self::Solo5Server(template) => ProgramMachine::Solo5Server(template.machine(hypervisor, services)?),
         })
-    }
-
-    /// The native template, if it is one.
-    #[must_use]
-    pub fn native(&self) -> Option<&Template> {
-        match self {
-            Self::Native(template) => Some(template),
-            Self::Solo5(_) => None,
-        }
     }
 }
 
@@ -153,6 +227,7 @@ impl ProgramMachine {
         match self {
             Self::Native(machine) => Self::Native(machine.with_limits(limits)),
             Self::Solo5(machine) => Self::Solo5(machine.with_limits(limits)),
+            Self::Solo5Server(machine) => Self::Solo5Server(machine.with_limits(limits)),
         }
     }
 
@@ -169,6 +244,7 @@ impl ProgramMachine {
         Ok(match self {
             Self::Native(machine) => ProgramUsed::Native(machine.invoke_into(request, deadline, response)?),
             Self::Solo5(machine) => ProgramUsed::Solo5(machine.invoke_into(request, deadline, response)?),
+            Self::Solo5Server(machine) => ProgramUsed::Solo5Server(machine.invoke_into(request, deadline, response)?),
         })
     }
 }
@@ -182,10 +258,12 @@ impl ProgramUsed {
         Ok(match self {
             Self::Native(used) => ProgramMachine::Native(used.rewind()?),
             Self::Solo5(used) => ProgramMachine::Solo5(used.rewind()?),
+            Self::Solo5Server(used) => ProgramMachine::Solo5Server(used.rewind()?),
         })
     }
 
-    /// Leaves the machine as the request left it. A guest that has halted has nothing to go on with: it is rewound.
+    /// Leaves the machine as the request left it. A guest that has halted has nothing to go on with: it is rewound. One
+    /// that serves goes on where it serves all requests, and is rewound elsewhere.
     ///
     /// # Errors
     /// As [`Self::rewind`].
@@ -193,6 +271,7 @@ impl ProgramUsed {
         Ok(match self {
             Self::Native(used) => ProgramMachine::Native(used.keep()),
             Self::Solo5(used) => ProgramMachine::Solo5(used.rewind()?),
+            Self::Solo5Server(used) => ProgramMachine::Solo5Server(used.rewind()?),
         })
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     elf::Unikernel,
     guest::Guest,
     hypervisor::Hypervisor,
+    kvm,
     layout::{Layout, MachineConfig},
     machine::Machine,
     memory::FrozenMemory,
@@ -105,7 +106,10 @@ impl Template {
         let layout = Layout::new(unikernel, config).map_err(Cause::from)?;
         let file = BufReader::with_capacity(64 * 1024, file);
         let cpuid = hypervisor.cpuid().ok_or(Cause::OtherBackend)?;
-        let (memory, cpu) = saved::read(file, key, &layout, config, cpuid)?;
+        let (memory, cpu) = saved::read(file, key, &saved::Native { layout: &layout, config })?;
+        let cpu = kvm::CpuState::decode(&cpu, cpuid).map_err(saved::damaged)?;
+        cpu.place(&memory)?;
+        let (memory, cpu) = (saved::freeze(memory)?, CpuState::Kvm(cpu));
         let inner = Inner { memory, cpu, layout, unikernel: unikernel.clone(), config: config.clone() };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -116,7 +120,10 @@ impl Template {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
-        saved::write(file, key, &self.inner.memory, &self.inner.layout, &self.inner.cpu)
+        let Inner { memory, cpu, layout, config, .. } = &*self.inner;
+        // Of processes, registers are in a form that no file has.
+        let CpuState::Kvm(cpu) = cpu else { return Err(io::ErrorKind::Unsupported.into()) };
+        saved::write(file, key, memory, &saved::Native { layout, config }, &cpu.encode())
     }
 
     /// Another machine, in exactly the template's state.

@@ -7,40 +7,21 @@ mod common;
 use std::{
     fs,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{Lines, MIB, in_seconds, patience, request};
+use common::{Lines, MIB, in_seconds, patience, request, solo5_guest as file};
 use kernlet_accel::Runtime;
 use kernlet_monitor::{
-    Backend, Cause, Hypervisor, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request, Response, Services,
+    Backend, Cause, Hypervisor, LoadError, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request, Response,
+    Services, TemplateKey,
     solo5::{
         BlockDevice, Config, Console, ConsoleError, Devices, End, Halted, Image, Machine, PacketNet, Ring, RingSpeed,
         Target,
     },
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-/// Names a folder of guests built before, for a machine that has no compiler.
-const PREBUILT: &str = "KERNLET_SOLO5_GUESTS";
-
-/// The file of a guest of `functions/solo5`, built.
-fn file(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        if let Some(folder) = std::env::var_os(PREBUILT) {
-            return folder.into();
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("solo5");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions/solo5/build.sh");
-        assert!(Command::new("sh").arg(script).arg("hvt").arg(&folder).status().unwrap().success());
-        folder
-    });
-    fs::read(folder.join(format!("{name}.hvt"))).expect("a guest")
-}
 
 fn image(name: &str) -> Image {
     Image::parse(file(name).into(), Target::Hvt).expect("a unikernel")
@@ -236,13 +217,82 @@ fn a_solo5_machine_is_its_template_again_after_each_request() {
     }
 }
 
+/// The key of a function's template.
+fn key(function: &Function, program: &Program, config: &MachineConfig) -> TemplateKey {
+    let accel = Runtime::new(Vec::new()).session();
+    TemplateKey::of_program(&function.hypervisor, program, config, &accel, "sha256:image").unwrap()
+}
+
+/// A template's file.
+fn saved(template: &ProgramTemplate, key: &TemplateKey) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("template");
+    template.save(&fs::File::create(&path).unwrap(), key).unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn a_solo5_template_from_a_file_is_the_one_that_was_saved() {
+    for name in ["echo", "hello", "tls"] {
+        let Some(function) = Function::of(name) else { return };
+        let (template, _) = function.boot();
+        let Function { hypervisor, program, config, .. } = &function;
+        let key = key(&function, program, config);
+        let bytes = saved(&template, &key);
+        let loaded = ProgramTemplate::load(&bytes[..], &key, hypervisor, program, config).unwrap();
+        assert!(saved(&loaded, &key) == bytes, "saving a loaded template makes the same file");
+        let mut machine = loaded.machine(hypervisor, function.services()).unwrap();
+        audit(&mut machine);
+        for round in 0..3 {
+            let body = format!("request {round}");
+            let (rewound, response) = ask(machine, &request("/", body.as_bytes()));
+            machine = rewound;
+            assert_eq!(response.status, 200, "{name}");
+            if name == "echo" {
+                assert_eq!(response.body, body.as_bytes());
+            }
+            audit(&mut machine);
+        }
+    }
+}
+
+#[test]
+fn a_solo5_template_of_something_else_or_damaged_is_refused() {
+    let Some(function) = Function::of("echo") else { return };
+    let (template, _) = function.boot();
+    let Function { hypervisor, program, config, .. } = &function;
+    let right = key(&function, program, config);
+    let bytes = saved(&template, &right);
+    let load = |bytes: &[u8], program: &Program, config: &MachineConfig| {
+        ProgramTemplate::load(bytes, &key(&function, program, config), hypervisor, program, config).map(drop)
+    };
+    let stale = |program: &Program, config: &MachineConfig| match load(&bytes, program, config) {
+        Err(error @ LoadError::Stale { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(stale(&Program::parse(&file("hello")).unwrap(), config).contains("another unikernel"));
+    let larger = MachineConfig { memory: config.memory + 2 * MIB, ..config.clone() };
+    assert!(stale(program, &larger).contains("another memory size"));
+    let other = MachineConfig { response_limit: 1, ..config.clone() };
+    assert!(stale(program, &other).contains("other limits, resources or environment variables"));
+    for len in (0..bytes.len()).step_by(997) {
+        assert!(load(&bytes[..len], program, config).is_err(), "{len} bytes");
+    }
+    for at in (0..bytes.len()).step_by(499) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        assert!(load(&changed, program, config).is_err(), "byte {at} changed");
+    }
+    assert!(load(&bytes, program, config).is_ok());
+}
+
 #[test]
 fn what_bindings_do_at_the_start_is_done_once_a_function() {
     let Some(function) = Function::of("echo") else { return };
     let (_, machine) = function.boot();
     let (_, response) = ask(machine, &request("/", b"hello"));
-    // Five lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
-    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 8));
+    // Eleven lines of a banner, the line of the end, the answer and the halt: no descriptor table is loaded any more.
+    assert_eq!((response.body.as_slice(), response.usage.exits), (&b"hello"[..], 14));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use common::{Lines, MIB, in_seconds, request};
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, Session, operation::Task};
 use kernlet_monitor::{
     Backend, Cause, Crash, Hypervisor, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request,
-    Response, Services,
+    Response, Services, TemplateKey,
 };
 
 /// The file of a guest of `functions/solo5`, built.
@@ -134,6 +134,29 @@ fn a_machine_is_its_template_again_after_requests_as_bytes() {
         matches!(started.as_slice(), [(call, _, text)] if call.is_empty() && text == "started 1 times"),
         "{started:?}"
     );
+}
+
+#[test]
+fn a_template_that_is_at_its_request_goes_through_a_file() {
+    let Some(function) = Function::of("mirror", true) else { return };
+    let (template, mut booted) = function.boot().unwrap();
+    let Function { hypervisor, program, config, session, .. } = &function;
+    let key = TemplateKey::of_program(hypervisor, program, config, session, "sha256:image").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("template");
+    template.save(&fs::File::create(&path).unwrap(), &key).unwrap();
+    let loaded = ProgramTemplate::load(&fs::read(&path).unwrap()[..], &key, hypervisor, program, config).unwrap();
+    let mut machine = loaded.machine(hypervisor, function.services()).unwrap();
+    for body in [&b"one"[..], &[0; 5000], b"two"] {
+        audit(&mut machine);
+        let (rewound, response) = ask(machine, &request("/", body));
+        machine = rewound;
+        assert!(response.status == 200 && response.body == body);
+    }
+    audit(&mut machine);
+    // What it prints before its first request was said once, by the machine that was booted.
+    audit(&mut booted);
+    assert_eq!(function.log.0.lock().unwrap().iter().filter(|(_, _, text)| text.starts_with("started")).count(), 1);
 }
 
 #[test]

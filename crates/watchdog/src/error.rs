@@ -256,7 +256,7 @@ impl InvokeError {
     pub(crate) fn from_crash(function: &str, limit: TimeLimit, crash: Box<Crash>) -> Self {
         let function = function.to_owned();
         match Crash::cause(&crash) {
-            Cause::Timeout { .. } => Self::TimedOut { function, limit, source: Some(crash) },
+            Cause::Timeout { .. } | Cause::Unanswered { .. } => Self::TimedOut { function, limit, source: Some(crash) },
             Cause::CpuTime { .. } => Self::UsedUp { function, source: crash },
             _ => Self::Crashed { function, source: crash },
         }

@@ -14,11 +14,15 @@ use std::{
 use kernlet_abi::accel::{PROFILING_VARIABLES, says_yes};
 use kernlet_accel::{Plugin, Region, Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
-use kernlet_image::{BlockAccess, BlockDevice, BlockSettings, FunctionConfig, FunctionSpec, Isolation, block_devices};
+use kernlet_image::{
+    BlockAccess, BlockDevice, BlockSettings, FunctionConfig, FunctionSpec, Isolation, Solo5Config, Solo5Mode,
+    block_devices,
+};
 use kernlet_jail::{Role, confine};
 use kernlet_monitor::{
     Backend, CpuBucket, Crash, Hypervisor, Level, Limits, MachineConfig, Program, ProgramMachine, ProgramTemplate,
-    Services, TemplateKey, solo5::Disk,
+    Services, TemplateKey,
+    solo5::{Disk, server::Serve},
 };
 
 use crate::{
@@ -247,7 +251,7 @@ impl Shared {
         if let Err(crash) = self.new_machine(deadline) {
             self.crashed("", self.limit, crash);
         }
-        let template = self.held().as_ref().and_then(|held| held.template.native().cloned());
+        let template = self.held().as_ref().map(|held| held.template.clone());
         if let (Some(template), Some(destination)) = (template, destination) {
             destination.save(&template, &self.log);
         }
@@ -319,12 +323,14 @@ fn saved_template(
     log: &Log,
 ) -> (Option<Held>, Option<Destination>) {
     // Of the others, registers are in a form that no file has.
-    let (Some(path), Some(unikernel), Backend::Kvm) = (&spec.template, program.native(), hypervisor.backend()) else {
+    let (Some(path), Backend::Kvm) = (&spec.template, hypervisor.backend()) else {
         return (None, None);
     };
-    let key = TemplateKey::new(hypervisor, unikernel, machine, accel, &spec.digest);
-    match saved::open(path, Wanted { key: &key, hypervisor, unikernel, machine }, log) {
-        Saved::Loaded(template) => (Some(Held { template: ProgramTemplate::Native(template), untried: true }), None),
+    let Some(key) = TemplateKey::of_program(hypervisor, program, machine, accel, &spec.digest) else {
+        return (None, None);
+    };
+    match saved::open(path, Wanted { key: &key, hypervisor, program, machine }, log) {
+        Saved::Loaded(template) => (Some(Held { template, untried: true }), None),
         Saved::Missing(destination) => (None, destination),
     }
 }
@@ -344,7 +350,23 @@ fn read_program(spec: &FunctionSpec) -> Result<Program, WatchdogError> {
         Ok(file) => file,
         Err(source) => return Err(WatchdogError::ReadKernel { function, path: spec.kernel.clone(), source }),
     };
-    Program::parse(&file).map_err(|source| WatchdogError::Kernel { function, source })
+    let program = Program::parse(&file).and_then(|program| match spec.config.solo5.mode {
+        Solo5Mode::Command => Ok(program),
+        Solo5Mode::Server => program.into_server(serve(&spec.config)),
+    });
+    program.map_err(|source| WatchdogError::Kernel { function, source })
+}
+
+/// Where a Solo5 unikernel serves that does so by itself.
+fn serve(config: &FunctionConfig) -> Serve {
+    let Solo5Config { ipv4, port, arguments, .. } = &config.solo5;
+    Serve {
+        address: ipv4.address(),
+        prefix: ipv4.prefix(),
+        port: *port,
+        arguments: arguments.clone(),
+        shares: config.isolation == Isolation::Reuse,
+    }
 }
 
 /// The block devices of a function's machines, their files open.

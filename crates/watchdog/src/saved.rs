@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kernlet_monitor::{Hypervisor, Level, LoadError, MachineConfig, Template, TemplateKey, Unikernel};
+use kernlet_monitor::{Hypervisor, Level, LoadError, MachineConfig, Program, ProgramTemplate, TemplateKey};
 use rustix::fs::OFlags;
 
 use crate::{error::chain, log::Log};
@@ -19,7 +19,7 @@ use crate::{error::chain, log::Log};
 pub(crate) struct Wanted<'a> {
     pub(crate) key: &'a TemplateKey,
     pub(crate) hypervisor: &'a Hypervisor,
-    pub(crate) unikernel: &'a Unikernel,
+    pub(crate) program: &'a Program,
     pub(crate) machine: &'a MachineConfig,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Wanted<'a> {
 #[derive(Debug)]
 pub(crate) enum Saved {
     /// The template.
-    Loaded(Template),
+    Loaded(ProgramTemplate),
     /// None yet: this is where it goes. Nothing, where that cannot be written.
     Missing(Option<Destination>),
 }
@@ -67,8 +67,8 @@ pub(crate) fn open(path: &Path, wanted: Wanted<'_>, log: &Log) -> Saved {
     }
 }
 
-fn load(path: &Path, wanted: Wanted<'_>) -> Result<Option<Template>, LoadError> {
-    let Wanted { key, hypervisor, unikernel, machine } = wanted;
+fn load(path: &Path, wanted: Wanted<'_>) -> Result<Option<ProgramTemplate>, LoadError> {
+    let Wanted { key, hypervisor, program, machine } = wanted;
     // A link could lead to another function's file; a pipe would wait for its other end.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -79,7 +79,7 @@ fn load(path: &Path, wanted: Wanted<'_>) -> Result<Option<Template>, LoadError> 
     if !file.metadata().map_err(LoadError::Read)?.is_file() {
         return Err(LoadError::Read(io::Error::other("it is not a file")));
     }
-    Template::load(file, key, hypervisor, unikernel, machine).map(Some)
+    ProgramTemplate::load(file, key, hypervisor, program, machine).map(Some)
 }
 
 /// A file of its own: who still has the old one open, or still writes it, keeps that.
@@ -93,7 +93,7 @@ fn create(path: &Path) -> io::Result<File> {
 
 impl Destination {
     /// Writes the template and closes the file. Half a file, as a full disk leaves it, is none to who reads it.
-    pub(crate) fn save(self, template: &Template, log: &Log) {
+    pub(crate) fn save(self, template: &ProgramTemplate, log: &Log) {
         if let Err(error) = template.save(&self.file, &self.key) {
             let shown = self.path.display();
             let text = format!("the template could not be saved in {shown}, so the next start boots it again: {error}");

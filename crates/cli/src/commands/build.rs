@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use kernlet_image::build::{BuildError, Built};
-use kernlet_image::{BlockDevice, BlockSettings, ImageInfo, Progress, Reference, Store, block_devices, is_block_name};
+use kernlet_image::{
+    BlockDevice, BlockSettings, FunctionConfig, ImageInfo, Progress, Reference, Store, block_devices, is_block_name,
+};
 use kernlet_monitor::Program;
 
 use crate::Context;
@@ -26,6 +28,7 @@ Examples:
   kernlet build functions/classify -t classify:v1
   kernlet build hello.hvt -t hello
   kernlet build classify.hvt --resource model=mobilenet.onnx --resource labels=labels.txt
+  kernlet build server.hvt -t server --annotation dev.kernlet.solo5.mode=server
   kernlet build shop.hvt --block goods=goods.img --scratch basket=16Mi")]
 pub(crate) struct Args {
     /// The function's folder, or a Solo5 unikernel
@@ -33,6 +36,9 @@ pub(crate) struct Args {
     /// Name of the image [default: the package's name, with the tag latest]
     #[arg(long, short, value_name = "NAME[:TAG]")]
     tag: Option<Reference>,
+    /// Annotation of the image, in place of what it would have (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    annotation: Vec<(String, String)>,
     #[command(flatten)]
     beside: BesideArgs,
 }
@@ -112,7 +118,7 @@ impl BlockArgs {
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let store = Store::open(context.home()?.path())?;
-    let image = build(&store, &args.dir, args.tag.clone(), &args.beside)?;
+    let image = build(&store, &args.dir, args.tag.clone(), &args.beside, &args.annotation)?;
     output::line(&image.reference.to_string())
 }
 
@@ -122,6 +128,7 @@ pub(super) fn build(
     dir: &Path,
     tag: Option<Reference>,
     beside: &BesideArgs,
+    annotations: &[(String, String)],
 ) -> anyhow::Result<ImageInfo> {
     let step = Step::start(format!("build {}", dir.display()));
     let Built { package, mut parts } = compile(&step, dir, &beside.blocks)?;
@@ -134,6 +141,8 @@ pub(super) fn build(
         }
         parts.resources.push((name.clone(), file.into()));
     }
+    parts.annotations.extend(annotations.iter().cloned());
+    FunctionConfig::from_annotations(&parts.annotations).context("the image cannot have these annotations")?;
     let name = tag
         .map_or_else(|| package.parse(), Ok)
         .with_context(|| format!("package {package} does not name an image; name it with -t NAME:TAG"))?;
@@ -155,7 +164,7 @@ fn prebuilt(file: &Path, blocks: &BlockArgs) -> anyhow::Result<Built> {
     let kernel = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let program =
         match Program::parse(&kernel).with_context(|| format!("{} is no program for functions", file.display()))? {
-            program @ Program::Solo5(_) => program,
+            program @ (Program::Solo5(_) | Program::Solo5Server(_)) => program,
             Program::Native(_) => {
                 bail!("{} is a unikernel of the guest library; name the folder that it is built from", file.display())
             }

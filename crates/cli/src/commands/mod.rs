@@ -16,7 +16,7 @@ mod remove;
 mod rmi;
 mod run;
 mod scale;
-pub(crate) mod solo5;
+pub(crate) mod tender;
 mod up;
 mod watchdog;
 
@@ -27,7 +27,7 @@ use clap::{Subcommand, ValueEnum as _};
 use kernlet_accel_agent::{Address, Options, Preference, Remote};
 use kernlet_jail::Mode;
 use kernlet_monitor::Backend;
-use kernlet_monitor::solo5::Target;
+use kernlet_tender::Target;
 use kernlet_watchdog::Offload;
 
 use crate::Context;
@@ -53,9 +53,9 @@ pub(crate) enum Command {
     Accel(accel::Args),
     Doctor(doctor::Args),
     #[command(name = "solo5-hvt")]
-    Solo5Hvt(solo5::Args),
+    Solo5Hvt(tender::Args),
     #[command(name = "solo5-spt", hide = true)]
-    Solo5Spt(solo5::Args),
+    Solo5Spt(tender::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Watchdog(watchdog::Args),

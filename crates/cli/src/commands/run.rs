@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Overrides, Reference, Store, StoreError};
 use kernlet_monitor::{
-    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, Observer, Program, Request, Response,
-    Services, StopAt, Template, Usage, Used, Watchers,
+    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, MachineConfig, Observer, Program, Request,
+    Response, Services, StopAt, Template, Usage, Used, Watchers, solo5,
 };
 use kernlet_watchdog::{CrashReport, Parts, TimeLimit};
 use serde::Serialize;
@@ -312,6 +312,23 @@ struct Session {
     backend: Backend,
 }
 
+/// What a Solo5 unikernel's machine is made of.
+struct Solo5 {
+    hypervisor: Hypervisor,
+    image: solo5::Image,
+    machine: MachineConfig,
+    services: Services,
+    debugger: Option<Box<Debugger>>,
+}
+
+/// What the machine of a Solo5 unikernel is made of that serves by itself.
+struct Serving {
+    hypervisor: Hypervisor,
+    server: solo5::server::Server,
+    machine: MachineConfig,
+    services: Services,
+}
+
 /// The outer error is ours, the inner one the function's.
 type Outcome<T> = anyhow::Result<Result<T, Box<Crash>>>;
 
@@ -322,11 +339,28 @@ impl Session {
             output::note(&format!("a confined process instead of a virtual machine: {warning}"));
         }
         let Parts { program, machine, accel } = Parts::read(spec)?;
-        let Program::Native(unikernel) = program else {
-            bail!("this is a Solo5 unikernel: `kernlet solo5-hvt {}` runs it here", spec.kernel.display());
-        };
         accel.preload().context("the function's models cannot be loaded")?;
         let services = Services { accel, log: Arc::new(LogLines) };
+        let unikernel = match program {
+            Program::Native(unikernel) => unikernel,
+            Program::Solo5(image) => {
+                if args.trace {
+                    bail!("--trace shows hypercalls of the guest library, and this is a Solo5 unikernel");
+                }
+                let debugger = args.gdb.map(|port| wait_for_gdb(port, args.gdb_at, &spec.kernel)).transpose()?;
+                let solo5 = Solo5 { hypervisor, image, machine, services, debugger };
+                return self.run_solo5(solo5, call, limit, args.repeat);
+            }
+            Program::Solo5Server(server) => {
+                if args.trace || args.gdb.is_some() {
+                    bail!(
+                        "--trace and --gdb are not for a Solo5 unikernel that serves by itself; kernlet solo5-hvt --gdb debugs it"
+                    );
+                }
+                let solo5 = Serving { hypervisor, server, machine, services };
+                return self.run_server(&solo5, call, limit, args.repeat);
+            }
+        };
         let watchers = Watchers {
             observer: args.trace.then(|| Box::new(TraceLines) as Box<dyn Observer>),
             debugger: args.gdb.map(|port| wait_for_gdb(port, args.gdb_at, &spec.kernel)).transpose()?,
@@ -363,6 +397,90 @@ impl Session {
         self.refuse_failures()
     }
 
+    fn run_solo5(&mut self, solo5: Solo5, call: &OwnedRequest, limit: TimeLimit, repeat: u32) -> Outcome<()> {
+        let Solo5 { hypervisor, image, machine, services, debugger } = solo5;
+        let begun = Instant::now();
+        let deadline = limit.deadline(begun);
+        let booted = solo5::Template::boot_debugged(&hypervisor, &image, &machine, services, deadline, debugger);
+        let took = begun.elapsed();
+        self.run.boot_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // The machine is rewound after each request, whatever the isolation: its guest has halted.
+        let mut machine = match booted {
+            Ok((_, machine)) => machine,
+            Err(crash) => return Ok(self.crashed(crash)),
+        };
+        self.say(&format!("booted in {:.1} µs", micros(took)));
+        for number in 1..=repeat {
+            let call_id = format!("run-{number}");
+            let mut response = Response::default();
+            let deadline = limit.deadline(Instant::now());
+            let used = match call.with(&call_id, |request| machine.invoke_into(request, deadline, &mut response)) {
+                Ok(used) => used,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.answer(response)?;
+            let begun = Instant::now();
+            machine = match used.rewind() {
+                Ok(machine) => machine,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.settled(begun.elapsed(), Isolation::Rewind);
+            if self.audit {
+                self.audited(machine.audit())?;
+            }
+        }
+        machine.finish();
+        self.refuse_failures()
+    }
+
+    fn run_server(&mut self, serving: &Serving, call: &OwnedRequest, limit: TimeLimit, repeat: u32) -> Outcome<()> {
+        let Serving { hypervisor, server, machine, services } = serving;
+        let begun = Instant::now();
+        let deadline = limit.deadline(begun);
+        let booted = solo5::server::Template::boot(hypervisor, server, machine, services.clone(), deadline);
+        let took = begun.elapsed();
+        self.run.boot_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut machine = match booted {
+            Ok((_, machine)) => machine,
+            Err(crash) => return Ok(self.crashed(crash)),
+        };
+        self.say(&format!("booted in {:.1} µs", micros(took)));
+        for number in 1..=repeat {
+            let call_id = format!("run-{number}");
+            let mut response = Response::default();
+            let deadline = limit.deadline(Instant::now());
+            let used = match call.with(&call_id, |request| machine.invoke_into(request, deadline, &mut response)) {
+                Ok(used) => used,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.answer(response)?;
+            let begun = Instant::now();
+            machine = match used.rewind() {
+                Ok(machine) => machine,
+                Err(crash) => return Ok(self.crashed(crash)),
+            };
+            self.settled(begun.elapsed(), Isolation::Rewind);
+            if self.audit {
+                self.audited(machine.audit())?;
+            }
+        }
+        self.refuse_failures()
+    }
+
+    fn settled(&mut self, took: Duration, isolation: Isolation) {
+        let took = micros(took);
+        if let Some(answer) = self.run.requests.last_mut() {
+            answer.settle_us = Some(took);
+        }
+        self.say(&format!("{isolation}: {took:.1} µs"));
+    }
+
+    fn audited(&self, difference: Result<(), String>) -> anyhow::Result<()> {
+        difference.map_err(|what| anyhow!("the rewound machine differs from its template: {what}"))?;
+        self.say("audit: the machine equals its template");
+        Ok(())
+    }
+
     fn crashed(&mut self, crash: Box<Crash>) -> Result<(), Box<Crash>> {
         self.run.error = Some(crash.to_string());
         self.run.crash = CrashReport::of(&crash);
@@ -388,19 +506,14 @@ impl Session {
                 })
             }
         };
-        let took = micros(begun.elapsed());
-        if let Some(answer) = self.run.requests.last_mut() {
-            answer.settle_us = Some(took);
-        }
+        let took = begun.elapsed();
         let mut machine = match settled {
             Ok(machine) => machine,
             Err(crash) => return Ok(Err(crash)),
         };
-        self.say(&format!("{isolation}: {took:.1} µs"));
+        self.settled(took, isolation);
         if self.audit {
-            let difference = machine.audit();
-            difference.map_err(|what| anyhow!("the rewound machine differs from its template: {what}"))?;
-            self.say("audit: the machine equals its template");
+            self.audited(machine.audit())?;
         }
         Ok(Ok(machine))
     }

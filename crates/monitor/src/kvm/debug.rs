@@ -2,7 +2,7 @@
 //! guest with a debugger attached, and by nothing else. Steps and breakpoints reach the monitor as every exception does,
 //! by the fault stubs: neither KVM's own guest debugging nor debug registers are needed, which not every KVM honours.
 
-use kvm_bindings::{kvm_fpu, kvm_regs};
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_fpu, kvm_guest_debug, kvm_regs};
 
 use super::{Processor, arch};
 use crate::{
@@ -52,13 +52,26 @@ impl Processor {
             self.vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
         }
         let step = if step == Step::One { TRAP_FLAG } else { 0 };
+        self.set_general(registers, step)
+    }
+
+    /// Sets the general registers, with these flags besides those that a program may change.
+    fn set_general(&self, registers: &Registers, flags: u64) -> Result<(), Cause> {
         let Registers { rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, .. } = *registers;
         let Registers { r8, r9, r10, r11, r12, r13, r14, r15, .. } = *registers;
         // Bit 1 is always set (SDM volume 1, section 3.4.3).
-        let rflags = rflags & USER_FLAGS | 2 | step;
+        let rflags = rflags & USER_FLAGS | 2 | flags;
         let regs =
             kvm_regs { rip, rsp, rflags, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15 };
         self.vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))
+    }
+
+    /// Puts a guest at ring 0 where these registers say: its flag is its own, and a step is KVM's to make.
+    pub(crate) fn resume_at_ring_0(&mut self, registers: &Registers, step: Step) -> Result<(), Cause> {
+        self.set_general(registers, 0)?;
+        let control = if step == Step::One { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
+        let debug = kvm_guest_debug { control, ..Default::default() };
+        self.vcpu.set_guest_debug(&debug).map_err(kvm("step through a guest"))
     }
 
     /// Makes the processor forget why debug exceptions came: what a step leaves there is no part of the guest's state.

@@ -20,12 +20,12 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use arch::supervisor_areas;
 pub(crate) use arch::{
-    CpuState, DESCRIPTORS, FaultFrame, TSS_AVAILABLE, contents as vector_contents, describe_processor, finish_exit,
-    user_segments,
+    CpuState, DESCRIPTORS, FaultFrame, TSS_AVAILABLE, check_rights, contents as vector_contents, describe_processor,
+    finish_exit, take as take_state, user_segments,
 };
 pub(crate) use debug::{OtherRegisters, Step};
 pub(crate) use paging::{PageTables, Ring};
-pub(crate) use shell::{Shell, Stock};
+pub(crate) use shell::{Purpose, Shell, Stock};
 
 use crate::{
     crash::{Cause, kvm},
@@ -49,7 +49,8 @@ const DROP_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Processor {
     vcpu: VcpuFd,
     vm: VmFd,
-    ring: DirtyRing,
+    /// None of a machine that runs once.
+    ring: Option<DirtyRing>,
     /// When the pages that it wrote were dropped last.
     dropped: Option<Instant>,
     /// Where the VM is closed; here, where there is none.
@@ -94,8 +95,8 @@ pub(crate) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), 
 impl Processor {
     /// A processor before the guest's first instruction, which is at `entry`.
     pub(crate) fn boot(host: &KvmHost, memory: &GuestMemory, entry: u64) -> Result<Self, Cause> {
-        let processor = Self::new(host, memory, Tracking::Off)?;
-        arch::set_up_vcpu(&processor.vcpu, host.cpuid(), entry)?;
+        let processor = Self::new(host, memory, Tracking::Off, Purpose::Function)?;
+        arch::set_up_vcpu(&processor.vcpu, host.cpuid()?, entry)?;
         Ok(processor)
     }
 
@@ -106,20 +107,20 @@ impl Processor {
         state: &CpuState,
     ) -> Result<(Self, GuestMemory), Cause> {
         let (mut processor, memory) = Self::bare_view(host, template)?;
-        state.set_up(&mut processor.vcpu, host.cpuid())?;
+        state.set_up(&mut processor.vcpu, host.cpuid()?)?;
         Ok((processor, memory))
     }
 
     /// A processor whose registers and tables a machine of another type than the native one sets up.
-    pub(crate) fn bare(host: &KvmHost, memory: &GuestMemory) -> Result<Self, Cause> {
-        Self::new(host, memory, Tracking::Off)
+    pub(crate) fn bare(host: &KvmHost, memory: &GuestMemory, purpose: Purpose) -> Result<Self, Cause> {
+        Self::new(host, memory, Tracking::Off, purpose)
     }
 
     /// The same, with a view of a template's memory.
     pub(crate) fn bare_view(host: &KvmHost, template: &FrozenMemory) -> Result<(Self, GuestMemory), Cause> {
         let memory = GuestMemory::view(template);
         let memory = memory.map_err(|source| Cause::Memory { size: template.size(), source })?;
-        Ok((Self::new(host, &memory, Tracking::On)?, memory))
+        Ok((Self::new(host, &memory, Tracking::On, Purpose::Function)?, memory))
     }
 
     /// The vCPU, for whoever sets up its registers.
@@ -127,8 +128,8 @@ impl Processor {
         &mut self.vcpu
     }
 
-    fn new(host: &KvmHost, memory: &GuestMemory, tracking: Tracking) -> Result<Self, Cause> {
-        let (Shell { vcpu, vm, ring }, stock) = host.shell()?;
+    fn new(host: &KvmHost, memory: &GuestMemory, tracking: Tracking, purpose: Purpose) -> Result<Self, Cause> {
+        let (Shell { vcpu, vm, ring }, stock) = host.shell(purpose, memory.size())?;
         let processor = Self { vcpu, vm, ring, dropped: None, stock };
         processor.give_memory(memory, tracking)?;
         Ok(processor)
@@ -295,7 +296,9 @@ impl Processor {
 
     fn collect_dirty(&mut self, memory: &mut GuestMemory) {
         let dirty = memory.dirty();
-        self.ring.collect(|page| dirty.insert(page));
+        if let Some(ring) = &mut self.ring {
+            ring.collect(|page| dirty.insert(page));
+        }
     }
 
     /// A fault stub reported an exception, which may be a hypercall that was refused.

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::dirty_ring::DirtyRing;
@@ -36,24 +37,65 @@ const ENDED_MAX: usize = 8;
 /// How long shells are kept without a machine being made.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// What a machine is for, which decides what its VM has to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Requests: it is frozen, rewound, and can be made again.
+    Function,
+    /// One run of a guest at CPL 3.
+    Once,
+    /// One run of a guest at ring 0, whose processor stops as a whole when it halts.
+    RingZero,
+}
+
+/// Where an interrupt controller has its registers; memory that a VM has there is in its way on some processors.
+const CONTROLLER: u64 = 0xfee0_0000;
+
 /// A VM with its vCPU, which has the host's features, and no memory.
 #[derive(Debug)]
 pub(crate) struct Shell {
     pub(super) vcpu: VcpuFd,
     pub(super) vm: VmFd,
-    pub(super) ring: DirtyRing,
+    /// None where nobody will ask what was written.
+    pub(super) ring: Option<DirtyRing>,
 }
 
 impl Shell {
-    /// Makes one, here and now.
-    pub(crate) fn make(host: &KvmHost) -> Result<Self, Cause> {
+    /// Makes one, here and now, for this much memory.
+    pub(crate) fn make(host: &KvmHost, purpose: Purpose, memory: u64) -> Result<Self, Cause> {
         let vm = host.create_vm()?;
-        DirtyRing::enable(&vm)?;
+        if purpose != Purpose::RingZero && Self::fits(memory) {
+            keep_controller(&vm);
+        }
+        if purpose == Purpose::Function {
+            DirtyRing::enable(&vm)?;
+        }
         let vcpu = vm.create_vcpu(0).map_err(kvm("create a processor"))?;
-        let ring = DirtyRing::map(&vcpu).map_err(|source| Cause::Memory { size: DirtyRing::SIZE, source })?;
-        vcpu.set_cpuid2(host.cpuid()).map_err(kvm("set the processor's features"))?;
+        let ring = match purpose {
+            Purpose::Function => Some(DirtyRing::map(&vcpu)),
+            Purpose::Once | Purpose::RingZero => None,
+        };
+        let ring = ring.transpose().map_err(|source| Cause::Memory { size: DirtyRing::SIZE, source })?;
+        // Reading them takes KVM 90 instructions each of which leaves a virtual machine, if this is one.
+        if purpose != Purpose::Once || !KvmHost::is_nested_by_page_tables() {
+            vcpu.set_cpuid2(host.cpuid()?).map_err(kvm("set the processor's features"))?;
+        }
         Ok(Self { vcpu, vm, ring })
     }
+
+    /// Whether this much memory lies below an interrupt controller's registers.
+    pub(crate) fn fits(memory: u64) -> bool {
+        memory <= CONTROLLER
+    }
+}
+
+/// Gives a VM's processor, which must not exist yet, an interrupt controller in the kernel. No guest at CPL 3 reaches it:
+/// its registers are not mapped, and the instructions that would need no mapping are for ring 0. But for processors without
+/// one KVM rewrites its own code, on all of the host's processors, whenever it makes the first and ends the last of them:
+/// that takes a third of the time to make and end a machine here. Where it cannot be had, machines work without.
+fn keep_controller(vm: &VmFd) {
+    let cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    let _without = vm.enable_cap(&cap);
 }
 
 /// A VM that will not run again: its vCPU, then itself.

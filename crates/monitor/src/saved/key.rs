@@ -7,10 +7,13 @@ use kvm_bindings::CpuId;
 use sha2::{Digest as _, Sha256};
 
 use super::{FORMAT, Header, MAGIC};
-use crate::{Hypervisor, MachineConfig, Unikernel, kvm};
+use crate::{Hypervisor, MachineConfig, Program, Unikernel, kvm, solo5};
 
 /// Version of the program: another one may do anything else with its machines.
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+/// What is added to the version of the guest interface where that is Solo5's.
+const SOLO5: u32 = 0x5050_0000;
 
 /// SHA-256 of something.
 pub(super) type Sha = [u8; 32];
@@ -18,6 +21,7 @@ pub(super) type Sha = [u8; 32];
 /// What a template depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateKey {
+    abi: u32,
     program: Sha,
     unikernel: Sha,
     settings: Sha,
@@ -39,6 +43,40 @@ impl TemplateKey {
         Self::of(hypervisor.cpuid(), unikernel, config, accel, origin)
     }
 
+    /// The key of what would be booted from a program, of whichever machine type. None of one that serves by itself: its
+    /// template has the other end of its network in it, which no file holds.
+    #[must_use]
+    pub fn of_program(
+        hypervisor: &Hypervisor,
+        program: &Program,
+        config: &MachineConfig,
+        accel: &Session,
+        origin: &str,
+    ) -> Option<Self> {
+        match program {
+            Program::Native(unikernel) => Some(Self::new(hypervisor, unikernel, config, accel, origin)),
+            Program::Solo5(image) => Some(Self::of_solo5(hypervisor.cpuid(), image, config, accel, origin)),
+            Program::Solo5Server(_) => None,
+        }
+    }
+
+    pub(crate) fn of_solo5(
+        cpuid: Option<&CpuId>,
+        image: &solo5::Image,
+        config: &MachineConfig,
+        accel: &Session,
+        origin: &str,
+    ) -> Self {
+        let memory = solo5::Config::round_memory(config.memory);
+        let native = Self::of(cpuid, &Unikernel::of_symbols(image.bytes()), config, accel, origin);
+        let mut settings = Parts::new().add(&native.settings);
+        for (name, disk) in image.disks() {
+            settings = settings.add(name.as_bytes()).add(&disk.capacity().to_le_bytes());
+            settings = settings.add(&disk.sector().to_le_bytes());
+        }
+        Self { abi: SOLO5 | solo5::ABI_VERSION, settings: settings.finish(), memory, ..native }
+    }
+
     pub(crate) fn of(
         cpuid: Option<&CpuId>,
         unikernel: &Unikernel,
@@ -47,6 +85,7 @@ impl TemplateKey {
         origin: &str,
     ) -> Self {
         Self {
+            abi: ABI_VERSION,
             program: Parts::new().add(PROGRAM.as_bytes()).finish(),
             unikernel: unikernel.digest(),
             settings: settings(config, accel, origin),
@@ -58,19 +97,9 @@ impl TemplateKey {
 
     /// The head of a file with this key, its counts still to be filled in.
     pub(super) fn header(&self) -> Header {
-        let Self { program, unikernel, settings, processor, memory } = *self;
+        let Self { abi, program, unikernel, settings, processor, memory } = *self;
         let counts = [0; 3];
-        Header {
-            magic: MAGIC,
-            format: FORMAT,
-            abi: ABI_VERSION,
-            program,
-            unikernel,
-            settings,
-            processor,
-            memory,
-            counts,
-        }
+        Header { magic: MAGIC, format: FORMAT, abi, program, unikernel, settings, processor, memory, counts }
     }
 
     /// What a file with this head is of, where that is something else.

@@ -1,4 +1,4 @@
-//! A template in a file, so that the next process of a function need not boot it again. Written by the watchdog that
+//! A template in a file, so that the next process of a function need not boot it again, of either machine type. Written by the watchdog that
 //! booted the template, read by those that start later; what is read is a stranger's bytes, and never trusted.
 //!
 //! ```text
@@ -28,7 +28,6 @@ use kernlet_abi::{
     Span,
     map::{PAGE_SIZE, STACK_BASE},
 };
-use kvm_bindings::CpuId;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 pub use key::TemplateKey;
@@ -40,7 +39,6 @@ use crate::{
     kvm,
     layout::Layout,
     memory::{FrozenMemory, GuestMemory},
-    processor::CpuState,
 };
 
 const MAGIC: [u8; 8] = *b"KERNLETT";
@@ -114,8 +112,49 @@ impl LoadError {
     }
 }
 
-const fn damaged(why: &'static str) -> LoadError {
+pub(crate) const fn damaged(why: &'static str) -> LoadError {
     LoadError::Damaged { why }
+}
+
+/// What of a machine type's templates a file holds.
+pub(crate) trait Shape {
+    /// Bytes of a machine's memory, the monitor's own pages included.
+    fn memory(&self) -> u64;
+    /// Bytes of the processor's state.
+    fn cpu_len(&self) -> usize;
+    /// Whether these pages, which lie in memory, are the guest's and come from the file: none that the guest cannot have.
+    fn keeps(&self, span: Span) -> bool;
+    /// Writes what does not come from the file, as at a boot.
+    fn write_own(&self, memory: &GuestMemory) -> Result<(), Cause>;
+}
+
+/// The shape of native machines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Native<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) config: &'a MachineConfig,
+}
+
+impl Shape for Native<'_> {
+    fn memory(&self) -> u64 {
+        self.layout.memory
+    }
+
+    fn cpu_len(&self) -> usize {
+        kvm::CpuState::ENCODED_LEN
+    }
+
+    /// None of the request window's either, which is empty in every template.
+    fn keeps(&self, span: Span) -> bool {
+        let end = span.offset.checked_add(span.len);
+        span.offset >= STACK_BASE
+            && end.is_some_and(|end| end <= self.layout.window.offset)
+            && self.layout.allows(span, false)
+    }
+
+    fn write_own(&self, memory: &GuestMemory) -> Result<(), Cause> {
+        write_platform(memory, self.layout, self.config)
+    }
 }
 
 /// Writes a template to an empty file, its head last.
@@ -123,19 +162,16 @@ pub(crate) fn write(
     file: &File,
     key: &TemplateKey,
     memory: &FrozenMemory,
-    layout: &Layout,
-    cpu: &CpuState,
+    shape: &impl Shape,
+    cpu: &[u8],
 ) -> io::Result<()> {
-    let CpuState::Kvm(cpu) = cpu else {
-        return Err(io::ErrorKind::Unsupported.into());
-    };
-    let (runs, cpu) = (runs(memory, layout)?, cpu.encode());
+    let runs = runs(memory, shape)?;
     let count: u64 = runs.iter().map(|run| run.count).sum();
     let header = Header { counts: [cpu.len() as u64, runs.len() as u64, count], ..key.header() };
     let mut to = Checked::new(BufWriter::with_capacity(PAGE * 16, file));
     to.crc.update(header.as_bytes());
     to.inner.write_all(Header::new_zeroed().as_bytes())?;
-    to.write(&cpu)?;
+    to.write(cpu)?;
     to.write(runs.as_bytes())?;
     let mut page = [0; PAGE];
     for number in runs.iter().flat_map(|run| run.first..run.first + run.count) {
@@ -149,11 +185,11 @@ pub(crate) fn write(
 }
 
 /// The pages that a guest can write or its image fills, and that hold something.
-fn runs(memory: &FrozenMemory, layout: &Layout) -> io::Result<Vec<Run>> {
+fn runs(memory: &FrozenMemory, shape: &impl Shape) -> io::Result<Vec<Run>> {
     let (mut runs, mut page, mut from): (Vec<Run>, _, _) = (Vec::new(), [0; PAGE], 0);
     while let Some(data) = memory.next_data(from)? {
         for number in data.start / PAGE_SIZE..data.end.div_ceil(PAGE_SIZE) {
-            if !belongs(layout, Run { first: number, count: 1 }) {
+            if !belongs(shape, Run { first: number, count: 1 }) {
                 continue;
             }
             read_page(memory, number, &mut page)?;
@@ -174,27 +210,23 @@ fn read_page(memory: &FrozenMemory, number: u64, page: &mut [u8; PAGE]) -> io::R
     memory.read(number * PAGE_SIZE, page).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Whether pages may come from a file: all of them the guest's, and none the request window's.
-fn belongs(layout: &Layout, run: Run) -> bool {
+/// Whether pages may come from a file.
+fn belongs(shape: &impl Shape, run: Run) -> bool {
     let offset = run.first.checked_mul(PAGE_SIZE);
     let span = offset.zip(run.count.checked_mul(PAGE_SIZE)).map(|(offset, len)| Span { offset, len });
     span.is_some_and(|span| {
         let end = span.offset.checked_add(span.len);
-        span.len > 0
-            && span.offset >= STACK_BASE
-            && end.is_some_and(|end| end <= layout.window.offset)
-            && layout.allows(span, false)
+        span.len > 0 && end.is_some_and(|end| end <= shape.memory()) && shape.keeps(span)
     })
 }
 
-/// Reads a template that was written under this key. Takes no more memory than a machine has, whatever the file says.
+/// Reads a template that was written under this key: its memory, and the bytes of its processor's state, which nobody has
+/// looked at yet. Takes no more memory than a machine has, whatever the file says.
 pub(crate) fn read(
     from: impl Read,
     key: &TemplateKey,
-    layout: &Layout,
-    config: &MachineConfig,
-    cpuid: &CpuId,
-) -> Result<(FrozenMemory, CpuState), LoadError> {
+    shape: &impl Shape,
+) -> Result<(GuestMemory, Vec<u8>), LoadError> {
     let mut from = Checked::new(from);
     let mut header = Header::new_zeroed();
     from.read(header.as_mut_bytes(), || LoadError::Unfinished)?;
@@ -207,17 +239,17 @@ pub(crate) fn read(
         return Err(LoadError::Stale { what });
     }
     let [cpu_len, run_count, page_count] = header.counts;
-    let all = layout.memory / PAGE_SIZE;
-    if cpu_len != kvm::CpuState::ENCODED_LEN as u64 || page_count > all || run_count > page_count {
+    let all = shape.memory() / PAGE_SIZE;
+    if cpu_len != shape.cpu_len() as u64 || page_count > all || run_count > page_count {
         return Err(damaged("its head has impossible numbers"));
     }
-    let mut cpu = vec![0; kvm::CpuState::ENCODED_LEN];
+    let mut cpu = vec![0; shape.cpu_len()];
     from.read(&mut cpu, cut_short)?;
-    let runs = read_runs(&mut from, layout, run_count, page_count)?;
-    let size = layout.memory;
+    let runs = read_runs(&mut from, shape, run_count, page_count)?;
+    let size = shape.memory();
     let no_memory = |source| LoadError::Machine(Cause::Memory { size, source });
     let memory = GuestMemory::new(size).map_err(no_memory)?;
-    write_platform(&memory, layout, config)?;
+    shape.write_own(&memory)?;
     let mut buffer = vec![0; PAGE * 16];
     for Run { mut first, mut count } in runs {
         while count > 0 {
@@ -230,9 +262,13 @@ pub(crate) fn read(
         }
     }
     from.check_sum()?;
-    let cpu = kvm::CpuState::decode(&cpu, cpuid).map_err(damaged)?;
-    cpu.place(&memory)?;
-    Ok((memory.into_frozen().map_err(no_memory)?, CpuState::Kvm(cpu)))
+    Ok((memory, cpu))
+}
+
+/// Seals the memory of a template that was read.
+pub(crate) fn freeze(memory: GuestMemory) -> Result<FrozenMemory, LoadError> {
+    let size = memory.size();
+    memory.into_frozen().map_err(|source| LoadError::Machine(Cause::Memory { size, source }))
 }
 
 fn cut_short() -> LoadError {
@@ -241,7 +277,7 @@ fn cut_short() -> LoadError {
 
 fn read_runs<R: Read>(
     from: &mut Checked<R>,
-    layout: &Layout,
+    shape: &impl Shape,
     run_count: u64,
     page_count: u64,
 ) -> Result<Vec<Run>, LoadError> {
@@ -249,7 +285,7 @@ fn read_runs<R: Read>(
     for _ in 0..run_count {
         let mut run = Run::new_zeroed();
         from.read(run.as_mut_bytes(), cut_short)?;
-        if !belongs(layout, run) || run.first < end {
+        if !belongs(shape, run) || run.first < end {
             return Err(damaged("it has pages where a guest has none"));
         }
         // Both fit, since the run lies in memory.
@@ -309,7 +345,7 @@ impl<T: Read> Checked<T> {
 /// For fuzz targets: files that pass the key and the checksum, so that what lies behind these is reached.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod forge {
-    use super::{Hasher, Header, IntoBytes as _, MAGIC, TemplateKey, kvm};
+    use super::{Hasher, Header, IntoBytes as _, MAGIC, TemplateKey};
 
     /// Gives a file another key's head and its right checksum, and leaves its counts.
     pub(crate) fn repair(bytes: &mut [u8], key: &TemplateKey) {
@@ -336,9 +372,6 @@ pub(crate) mod forge {
         repair(&mut bytes, key);
         bytes
     }
-
-    /// Bytes of the processor's part.
-    pub(crate) const CPU_LEN: usize = kvm::CpuState::ENCODED_LEN;
 }
 
 #[cfg(test)]

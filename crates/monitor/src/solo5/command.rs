@@ -9,24 +9,27 @@
 //! environment says that it does, its command line is the same for all requests, and the template is taken when it asks.
 
 use std::{
+    fs::File,
+    io::{self, BufReader, Read},
     mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
-use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     Config, Console, ConsoleError, Devices, Disk, End, Image,
     extension::{Exchange, Extension},
-    layout::{Layout, write_command_line},
-    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Until},
+    layout::{Layout, told_cycles, write_command_line},
+    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
+    saved::Saved,
 };
 use crate::{
     backtrace::{Found, Frame},
     crash::{Cause, CodeAddress, Crash},
+    debugger::Debugger,
     elf::Unikernel,
     hypervisor::Hypervisor,
     layout::MachineConfig,
@@ -35,6 +38,7 @@ use crate::{
     message::{Level, Request, Response, Services, Usage},
     processor::{Fault, Registers},
     report::{FaultDetail, LastLines, Report, RequestSummary},
+    saved::{LoadError, TemplateKey},
 };
 
 /// Environment variable of a function: what of its bindings' own messages it is to print.
@@ -47,7 +51,7 @@ const ARGUMENTS: &str = "solo5_arguments";
 const BINDINGS: &str = "Solo5:";
 
 /// What bindings print at the start, before any of these.
-const BANNER: [&str; 4] = [
+pub(super) const BANNER: [&str; 4] = [
     "            |      ___|",
     "  __|  _ \\  |  _ \\ __ \\",
     "\\__ \\ (   | | (   |  ) |",
@@ -58,12 +62,9 @@ const BANNER: [&str; 4] = [
 #[allow(clippy::cast_possible_truncation, reason = "some kilobytes")]
 const LINE_MAX: usize = LOG_MESSAGE_MAX as usize;
 
-/// Status of a guest that gave up.
-const ABORTED: i32 = 255;
-
 /// How a request's body becomes a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Arguments {
+pub(super) enum Arguments {
     /// As it is where no word of it could be an option or ends a quotation, as one quoted word elsewhere.
     Safe,
     /// As it is.
@@ -78,6 +79,11 @@ impl Arguments {
     /// Until when a guest runs before it depends on a request.
     fn until(self) -> Until {
         if self == Self::None { Until::Asked } else { Until::Request }
+    }
+
+    /// The command line that a template has.
+    fn first_line(self, words: &str) -> &[u8] {
+        if self == Self::None { words.as_bytes() } else { &[] }
     }
 }
 
@@ -97,6 +103,8 @@ struct Inner {
     disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
+    /// It comes from a file: what it was told of the host has to be looked at.
+    is_loaded: bool,
     response_limit: u64,
     /// Words for the bindings, with a space behind.
     words: String,
@@ -163,7 +171,7 @@ impl Console for Output<'_> {
 }
 
 /// Bytes that bindings may print beside a response, and a guest beside one that it hands over; what is more is lost.
-const LOG_ROOM: usize = 64 * 1024;
+pub(super) const LOG_ROOM: usize = 64 * 1024;
 
 /// What a body is answered with that no command line can hold.
 const ZERO_BYTE: &[u8] =
@@ -183,19 +191,6 @@ fn log(services: &Services, call_id: &str, texts: &[&[u8]], last_lines: &mut Las
     }
 }
 
-/// What a trap leaves behind, as bindings give it to the tender: `struct trap_regs`.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
-#[repr(C)]
-struct Trap {
-    cr2: u64,
-    error_code: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
-
 impl Template {
     /// Boots a machine and runs its guest until it depends on a request. The machine is the template's first.
     ///
@@ -208,6 +203,21 @@ impl Template {
         services: Services,
         deadline: Instant,
     ) -> Result<(Self, CommandMachine), Box<Crash>> {
+        Self::boot_debugged(hypervisor, image, config, services, deadline, None)
+    }
+
+    /// As [`Self::boot`], with somebody who debugs the machine from its first instruction, and afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_debugged(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        config: &MachineConfig,
+        services: Services,
+        deadline: Instant,
+        debugger: Option<Box<Debugger>>,
+    ) -> Result<(Self, CommandMachine), Box<Crash>> {
         let began = Instant::now();
         let symbols = Unikernel::of_symbols(image.bytes());
         let cause = |cause| Crash::new(cause, Usage::default());
@@ -215,13 +225,16 @@ impl Template {
         let size = Config { memory: config.memory, ring: Ring::Three };
         let extension = Extension { session: Arc::clone(&services.accel), requests: true };
         let devices = image.devices(&[]).map_err(|error| cause(boot_cause(error.into())))?;
-        let line = if arguments == Arguments::None { words.as_bytes() } else { &[] };
-        let booted = Machine::boot_with(hypervisor, image, devices, line, size, Some(extension));
+        let booted =
+            Machine::boot_with(hypervisor, image, devices, arguments.first_line(&words), size, Some(extension));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let hides = arguments != Arguments::None;
         if hides {
             let Machine { processor, memory, layout, .. } = &mut machine;
             processor.hide_command_line(memory, layout, true).map_err(cause)?;
+        }
+        if let Some(debugger) = debugger {
+            machine.debug(debugger);
         }
         // It prints nothing before it looks at its command line or makes a hypercall.
         let mut output = Output::new(None, LOG_ROOM as u64);
@@ -231,7 +244,7 @@ impl Template {
         let failed = |end| Crash::new(cause_of(end, &symbols, at, deadline, began, Duration::ZERO), Usage::default());
         let in_call = match stopped.map_err(failed)? {
             Stopped::AtCommandLine => false,
-            Stopped::AtHypercall => true,
+            Stopped::AtHypercall | Stopped::ByLink => true,
             Stopped::Halted(Halted { status, .. }) => return Err(failed(End::NoRequest { status })),
         };
         let Machine { processor, memory, layout, devices, .. } = &mut machine;
@@ -246,6 +259,7 @@ impl Template {
             image: image.clone(),
             disks: devices.freeze(),
             symbols,
+            is_loaded: false,
             response_limit: config.response_limit,
             words,
             arguments,
@@ -253,6 +267,50 @@ impl Template {
         let template = Self { inner: Arc::new(inner) };
         let command = CommandMachine::new(machine, template.clone(), services);
         Ok((template, command))
+    }
+
+    /// A template that an earlier process saved under this key.
+    ///
+    /// # Errors
+    /// The file is of something else, is damaged, or cannot be put into memory; then [`Self::boot`] is the way.
+    pub fn load(
+        file: impl Read,
+        key: &TemplateKey,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        config: &MachineConfig,
+    ) -> Result<Self, LoadError> {
+        kvm_host(hypervisor).map_err(boot_cause)?;
+        let (words, arguments) = settings(&config.environment);
+        let shape = Saved::new(image, config.memory, arguments.first_line(&words))?;
+        let (memory, cpu) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let inner = Inner {
+            memory,
+            cpu,
+            layout: shape.layout,
+            image: image.clone(),
+            disks: Vec::new(),
+            symbols: Unikernel::of_symbols(image.bytes()),
+            is_loaded: true,
+            response_limit: config.response_limit,
+            words,
+            arguments,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes the template to an empty file, for [`Self::load`].
+    ///
+    /// # Errors
+    /// The file cannot be written, or the guest has written to its disks before it depended on a request.
+    pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
+        let Inner { memory, cpu, image, disks, words, arguments, .. } = &*self.inner;
+        if disks.iter().any(|(_, disk)| disk.is_written()) {
+            return Err(io::Error::other("its guest writes to its block devices at the start"));
+        }
+        let shape =
+            Saved::new(image, self.inner.layout.memory, arguments.first_line(words)).map_err(io::Error::other)?;
+        shape.write(file, key, memory, cpu)
     }
 
     /// Another machine, in exactly the template's state.
@@ -266,6 +324,12 @@ impl Template {
         let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: true });
+        if self.inner.is_loaded {
+            let cycles = machine.processor.cycles_per_second().map_err(cause)?;
+            if cycles != told_cycles(memory) {
+                return Err(cause(Cause::OtherClock));
+            }
+        }
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
 }
@@ -280,7 +344,7 @@ pub fn body_max(environment: &[(String, String)]) -> u64 {
 }
 
 /// Words for the bindings, and how a body becomes a command line.
-fn settings(environment: &[(String, String)]) -> (String, Arguments) {
+pub(super) fn settings(environment: &[(String, String)]) -> (String, Arguments) {
     let value = |name| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let level = value(LOG).filter(|level| ["quiet", "error", "warn", "info", "debug"].contains(level));
     let arguments = match value(ARGUMENTS) {
@@ -366,6 +430,7 @@ impl CommandMachine {
         response: &mut Response,
     ) -> Result<(), Box<(Cause, Option<Trap>)>> {
         let template = Arc::clone(&self.template.inner);
+        self.machine.has_request = true;
         if template.arguments != Arguments::None {
             let mut line = template.words.clone().into_bytes();
             line.extend(template.arguments.of(request.body));
@@ -389,16 +454,17 @@ impl CommandMachine {
         }
         let at = self.machine.processor.instruction_pointer();
         let paused = self.machine.usage.paused;
-        let Halted { status, cookie } = ran.map_err(|end| match end {
+        let halted = ran.map_err(|end| match end {
             End::Console(ConsoleError::Full { .. }) => {
                 Box::new((Cause::ResponseTooLarge { size: limit.saturating_add(1), limit }, None))
             }
             end => Box::new((cause_of(end, &template.symbols, at, deadline, self.began, paused), None)),
         })?;
+        let status = halted.status;
         if status == 0 {
             return Ok(());
         }
-        let trap = if status == ABORTED && cookie != 0 { self.machine.memory.load::<Trap>(cookie).ok() } else { None };
+        let trap = self.machine.trap(&halted);
         let failures = self.last_lines.iter().filter(|(level, _)| *level == Level::Error);
         let said = failures.last().map(|(_, text)| text.clone()).unwrap_or_default();
         Err(Box::new((Cause::Exited { status, said }, trap)))
@@ -416,41 +482,17 @@ impl CommandMachine {
         Usage { wall: self.began.elapsed(), pages, ..*usage }
     }
 
-    fn crash(mut self, cause: Cause, trap: Option<Trap>, request: &Request<'_>) -> Box<Crash> {
-        // After a trap, those that bindings kept; the others are their own by now.
-        let registers = trap.map_or_else(
-            || self.machine.processor.registers(&self.machine.memory),
-            |Trap { rip, rsp, rflags, .. }| Registers { rip, rsp, rflags, ..Registers::default() },
-        );
-        let fault = trap.map(|trap| FaultDetail::from(self.fault(trap)));
-        let at = CodeAddress::new(registers.rip, &self.template.inner.symbols);
-        let report = Report {
-            registers,
-            fault,
-            backtrace: vec![Frame { at, found: Found::Processor }],
-            last_lines: self.last_lines.iter().cloned().collect(),
-            request: Some(RequestSummary::of(request)),
-        };
-        let usage = self.usage();
-        Crash::with_report(cause, usage, Some(report))
+    /// Ends the machine, and tells its debugger, if there is one, that all went well.
+    pub fn finish(mut self) {
+        self.machine.end_debugging(Some(0));
     }
 
-    /// The exception that a guest's trap was. Bindings say its name, and not its number.
-    fn fault(&self, trap: Trap) -> Fault {
-        const NAMES: [&str; 20] = [
-            "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF",
-            "#15", "#MF", "#AC", "#MC", "#XM",
-        ];
-        let named = |text: &str| NAMES.iter().position(|name| text.contains(&format!("type={name} ")));
-        let vector =
-            self.last_lines.iter().find_map(|(_, text)| named(text)).and_then(|vector| u8::try_from(vector).ok());
-        // Without a name: an address that was touched is a page fault's.
-        let vector = vector.unwrap_or(if self.machine.processor.faulted_at(trap.cr2) {
-            Fault::PAGE_FAULT
-        } else {
-            Fault::PROTECTION
-        });
-        Fault { vector, error_code: trap.error_code, at: trap.rip, address: trap.cr2 }
+    fn crash(mut self, cause: Cause, trap: Option<Trap>, request: &Request<'_>) -> Box<Crash> {
+        self.machine.end_debugging(None);
+        let (symbols, request) = (&self.template.inner.symbols, RequestSummary::of(request));
+        let report = report(&mut self.machine, symbols, &self.last_lines, trap, Some(request));
+        let usage = self.usage();
+        Crash::with_report(cause, usage, Some(report))
     }
 
     /// Compares the machine with its template, bit for bit.
@@ -486,7 +528,39 @@ impl UsedCommand {
     }
 }
 
-fn boot_cause(error: BootError) -> Cause {
+/// In what state a guest has ended.
+pub(super) fn report(
+    machine: &mut Machine,
+    symbols: &Unikernel,
+    last_lines: &LastLines,
+    trap: Option<Trap>,
+    request: Option<RequestSummary>,
+) -> Report {
+    // After a trap, those that bindings kept; the others are their own by now.
+    let registers = trap.map_or_else(
+        || machine.processor.registers(&machine.memory),
+        |Trap { rip, rsp, rflags, .. }| Registers { rip, rsp, rflags, ..Registers::default() },
+    );
+    let fault = trap.map(|trap| FaultDetail::from(fault(machine, last_lines, trap)));
+    let at = CodeAddress::new(registers.rip, symbols);
+    let backtrace = vec![Frame { at, found: Found::Processor }];
+    Report { registers, fault, backtrace, last_lines: last_lines.iter().cloned().collect(), request }
+}
+
+/// The exception that a guest's trap was. Bindings say its name, and not its number.
+fn fault(machine: &Machine, last_lines: &LastLines, trap: Trap) -> Fault {
+    const NAMES: [&str; 20] = [
+        "#DE", "#DB", "#NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS", "#NP", "#SS", "#GP", "#PF", "#15",
+        "#MF", "#AC", "#MC", "#XM",
+    ];
+    let named = |text: &str| NAMES.iter().position(|name| text.contains(&format!("type={name} ")));
+    let vector = last_lines.iter().find_map(|(_, text)| named(text)).and_then(|vector| u8::try_from(vector).ok());
+    // Without a name: an address that was touched is a page fault's.
+    let unnamed = if machine.processor.faulted_at(trap.cr2) { Fault::PAGE_FAULT } else { Fault::PROTECTION };
+    Fault { vector: vector.unwrap_or(unnamed), error_code: trap.error_code, at: trap.rip, address: trap.cr2 }
+}
+
+pub(super) fn boot_cause(error: BootError) -> Cause {
     match error {
         BootError::Host(cause) => cause,
         error => Cause::Solo5Boot(Box::new(error)),
@@ -494,7 +568,14 @@ fn boot_cause(error: BootError) -> Cause {
 }
 
 /// The end of a guest in a function's terms.
-fn cause_of(end: End, symbols: &Unikernel, at: u64, deadline: Instant, began: Instant, paused: Duration) -> Cause {
+pub(super) fn cause_of(
+    end: End,
+    symbols: &Unikernel,
+    at: u64,
+    deadline: Instant,
+    began: Instant,
+    paused: Duration,
+) -> Cause {
     let at = CodeAddress::new(at, symbols);
     match end {
         End::Host(cause) => cause,

@@ -9,6 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt as _,
     },
+    sync::Arc,
 };
 
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use super::{
     disk::Disk,
     manifest::{DeviceKind, Manifest},
+    server::{Link, Plug},
 };
 
 /// Block size where nobody says another, in bytes.
@@ -68,8 +70,8 @@ pub trait NetDevice: Send + fmt::Debug {
     /// # Errors
     /// What is behind it failed.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
-    /// Becomes readable when a frame comes.
-    fn ready(&self) -> BorrowedFd<'_>;
+    /// Becomes readable when a frame comes; nothing where a guest waits for it otherwise.
+    fn ready(&self) -> Option<BorrowedFd<'_>>;
     /// Forgets what came and went since the guest's template was taken.
     fn rewind(&mut self) {}
 }
@@ -147,8 +149,8 @@ impl NetDevice for PacketNet {
         Err(io::Error::other(format!("wrote only {sent} out of {} bytes", frame.len())))
     }
 
-    fn ready(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.descriptor.as_fd())
     }
 }
 
@@ -200,6 +202,7 @@ pub enum AttachError {
 pub struct Devices {
     manifest: Manifest,
     slots: Vec<Slot>,
+    link: Option<(usize, Arc<Link>)>,
 }
 
 #[derive(Debug, Default)]
@@ -214,7 +217,7 @@ impl Devices {
     #[must_use]
     pub fn new(manifest: &Manifest) -> Self {
         let slots = (0..manifest.len()).map(|_| Slot::default()).collect();
-        Self { manifest: manifest.clone(), slots }
+        Self { manifest: manifest.clone(), slots, link: None }
     }
 
     fn slot(&mut self, name: &str, kind: DeviceKind) -> Result<&mut Slot, AttachError> {
@@ -258,6 +261,16 @@ impl Devices {
     /// The guest declares no such device.
     pub fn attach_net(&mut self, name: &str, device: Box<dyn NetDevice>) -> Result<(), AttachError> {
         self.slot(name, DeviceKind::Net)?.device = Some(Device::Net(device));
+        Ok(())
+    }
+
+    /// Attaches this process's own end of a link as a network device.
+    ///
+    /// # Errors
+    /// The guest declares no such device.
+    pub(crate) fn attach_link(&mut self, name: &str, link: Arc<Link>) -> Result<(), AttachError> {
+        self.attach_net(name, Box::new(Plug(Arc::clone(&link))))?;
+        self.link = self.manifest.find(name, DeviceKind::Net).map(|number| (number, link));
         Ok(())
     }
 
@@ -321,7 +334,7 @@ impl Devices {
         }
         let (has_block, has_net) = (self.has_block(), self.has_net());
         let devices = self.slots.into_iter().map(|slot| slot.device).collect();
-        Ok(Attached { manifest: self.manifest, devices, has_block, has_net })
+        Ok(Attached { manifest: self.manifest, devices, has_block, has_net, link: self.link })
     }
 }
 
@@ -333,6 +346,8 @@ pub struct Attached {
     /// Whether there are any of the kind: without, its hypercalls do not exist.
     pub(crate) has_block: bool,
     pub(crate) has_net: bool,
+    /// The network device whose other end is in this process, with its number.
+    pub(crate) link: Option<(usize, Arc<Link>)>,
 }
 
 impl Attached {

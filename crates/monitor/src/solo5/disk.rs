@@ -147,6 +147,11 @@ impl Disk {
         self.sector
     }
 
+    /// Whether something was written to it before the template was taken.
+    pub(crate) fn is_written(&self) -> bool {
+        self.frozen.is_some()
+    }
+
     /// The device of one machine.
     pub(crate) fn device(&self) -> DiskDevice {
         DiskDevice { disk: self.clone(), written: Written::default() }
@@ -355,7 +360,7 @@ mod tests {
                 Disk::scratch(SIZE as u64)
             };
             let (mut device, mut model) = (disk.device(), base.clone());
-            let mut write = |device: &mut DiskDevice, model: &mut Vec<u8>, (at, len, byte): (usize, usize, u8)| {
+            let write = |device: &mut DiskDevice, model: &mut Vec<u8>, (at, len, byte): (usize, usize, u8)| {
                 let end = (at + len).min(SIZE);
                 assert!(!device.refuses(at as u64, (end - at) as u64));
                 device.write(at as u64, &vec![byte; end - at]).unwrap();

@@ -16,6 +16,9 @@ use crate::memory::GuestMemory;
 /// Longest instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
 
+/// Most instructions that are carried out because a privileged one may come behind them.
+const BETWEEN_MAX: u32 = 8;
+
 // Vectors of exceptions.
 const DEBUG: u8 = 1;
 const BREAKPOINT: u8 = 3;
@@ -60,6 +63,31 @@ pub(crate) struct Privileged {
     pub(crate) fault_address: u64,
     /// Base that `swapgs` brings.
     other_gs: u64,
+}
+
+impl Privileged {
+    /// Its numbers, for a file.
+    pub(crate) fn encode(&self) -> [u64; 10] {
+        let Self { gdt, idt, task, code, stack, fault_address, other_gs } = self;
+        let (has_task, task) = (u64::from(task.is_some()), task.unwrap_or_default());
+        let (gdt_limit, idt_limit) = (gdt.limit.into(), idt.limit.into());
+        let (code, stack) = ((*code).into(), (*stack).into());
+        [gdt.base, gdt_limit, idt.base, idt_limit, has_task, task, code, stack, *fault_address, *other_gs]
+    }
+
+    /// From a file. Whatever the numbers are, they are the guest's own to choose: each is looked at when it is used.
+    pub(crate) fn decode(numbers: [u64; 10]) -> Option<Self> {
+        let [gdt, gdt_limit, idt, idt_limit, has_task, task, code, stack, fault_address, other_gs] = numbers;
+        Some(Self {
+            gdt: Table { base: gdt, limit: gdt_limit.try_into().ok()? },
+            idt: Table { base: idt, limit: idt_limit.try_into().ok()? },
+            task: (has_task != 0).then_some(task),
+            code: code.try_into().ok()?,
+            stack: stack.try_into().ok()?,
+            fault_address,
+            other_gs,
+        })
+    }
 }
 
 /// A descriptor table's register.
@@ -179,7 +207,12 @@ impl Faulted<'_> {
     /// A privileged instruction, or something that the processor does not allow at ring 0 either.
     fn protection(&mut self, error_code: u64) -> Outcome {
         let mut carried_out = false;
+        let mut between = BETWEEN_MAX;
         loop {
+            // One who steps sees each instruction.
+            if carried_out && self.regs.rflags & TF != 0 {
+                return Outcome::Resume;
+            }
             match self.known() {
                 Some(Step::Done) => {
                     carried_out = true;
@@ -189,6 +222,13 @@ impl Faulted<'_> {
                 Some(Step::End(outcome)) => return outcome,
                 Some(Step::Raise { vector, error_code }) => return self.raise(vector, error_code),
                 None => {}
+            }
+            if carried_out && !self.can_be_privileged() {
+                if between > 0 && self.plain().is_some() {
+                    between -= 1;
+                    continue;
+                }
+                return Outcome::Resume;
             }
             let Some(instruction) = self.instruction().filter(|next| is_privileged(next, !carried_out)) else {
                 return if carried_out { Outcome::Resume } else { self.raise(PROTECTION, error_code) };
@@ -243,6 +283,64 @@ impl Faulted<'_> {
         };
         self.regs.rip += if done.is_some() { len } else { 0 };
         Some(if done.is_some() { Step::Done } else { raised })
+    }
+
+    /// Whether what comes next may be [privileged](is_privileged), by its first bytes: most is not, and the decoder's tables
+    /// are large.
+    fn can_be_privileged(&self) -> bool {
+        let Some(bytes) = self.load::<[u8; 8]>(self.regs.rip) else { return true };
+        let is_prefix =
+            |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+        let opcode = bytes.iter().position(|byte| !is_prefix(byte)).and_then(|at| bytes.get(at..));
+        match opcode {
+            Some([0x0f, second, ..]) => {
+                matches!(second, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30 | 0x32 | 0x33)
+            }
+            Some([first, _, ..]) => matches!(first, 0x8e | 0xf4 | 0xfa | 0xfb),
+            _ => true,
+        }
+    }
+
+    /// Carries out what stands between one privileged instruction and the next where descriptor tables are loaded: pushes,
+    /// constants, addresses. Anybody may do these; to do them here spares an exit. Nothing where it is anything else.
+    fn plain(&mut self) -> Option<()> {
+        let bytes: [u8; 7] = self.load(self.regs.rip)?;
+        let low = |from: usize| u32::from_le_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]]);
+        let general = |number: u8| GENERAL[usize::from(number & 7)];
+        let len = match bytes {
+            [0x6a, value, ..] => {
+                self.push(i64::from(value.cast_signed()).cast_unsigned())?;
+                2
+            }
+            [0x68, ..] => {
+                self.push(sign_extend(low(1)))?;
+                5
+            }
+            [push @ 0x50..=0x57, ..] => {
+                let value = *slot(&mut self.regs, general(push))?;
+                self.push(value)?;
+                1
+            }
+            [to @ 0xb8..=0xbf, ..] => {
+                *slot(&mut self.regs, general(to))? = u64::from(low(1));
+                5
+            }
+            [0x48, 0x8d, modes, ..] if modes & 0xc7 == 5 => {
+                let address = (self.regs.rip + 7).wrapping_add(sign_extend(low(3)));
+                *slot(&mut self.regs, general(modes >> 3))? = address;
+                7
+            }
+            _ => return None,
+        };
+        self.regs.rip += len;
+        Some(())
+    }
+
+    fn push(&mut self, value: u64) -> Option<()> {
+        let at = self.regs.rsp.checked_sub(8)?;
+        self.store(at, value)?;
+        self.regs.rsp = at;
+        Some(())
     }
 
     fn instruction(&self) -> Option<Instruction> {

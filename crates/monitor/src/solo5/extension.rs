@@ -34,17 +34,15 @@ pub struct Extension {
     pub requests: bool,
 }
 
-impl Extension {
-    /// What the guest is told of it.
-    pub(crate) fn told(&self) -> solo5::Extension {
-        let requests = if self.requests { feature::REQUESTS } else { 0 };
-        solo5::Extension {
-            magic: solo5::EXTENSION_MAGIC,
-            version: solo5::EXTENSION_VERSION,
-            port: solo5::EXTENSION_PORT.into(),
-            features: feature::ACCELERATOR | requests,
-            reserved: 0,
-        }
+/// What a guest is told of it that may or may not ask for requests.
+pub(crate) fn told(requests: bool) -> solo5::Extension {
+    let requests = if requests { feature::REQUESTS } else { 0 };
+    solo5::Extension {
+        magic: solo5::EXTENSION_MAGIC,
+        version: solo5::EXTENSION_VERSION,
+        port: solo5::EXTENSION_PORT.into(),
+        features: feature::ACCELERATOR | requests,
+        reserved: 0,
     }
 }
 

@@ -2,7 +2,9 @@
 //! `out` to one of their ports. Every address that a guest gives is checked; what its tender would die of ends the guest.
 
 use std::{
-    io, thread,
+    io,
+    os::fd::BorrowedFd,
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,14 +19,15 @@ use super::{
     device::{Attached, FRAME_MAX},
     layout::Layout,
     machine::{Console, End},
+    server::Waited,
 };
 use crate::memory::GuestMemory;
 
 /// Numbers of hypercalls.
-mod number {
+pub(crate) mod number {
     pub(super) const WALL_TIME: u16 = 1;
     pub(super) const PUTS: u16 = 2;
-    pub(super) const POLL: u16 = 3;
+    pub(crate) const POLL: u16 = 3;
     pub(super) const BLOCK_WRITE: u16 = 4;
     pub(super) const BLOCK_READ: u16 = 5;
     pub(super) const NET_WRITE: u16 = 6;
@@ -96,6 +99,8 @@ struct Halt {
 pub(crate) enum Flow {
     /// Behind it.
     Resume,
+    /// At the call again, some time: it waits, and whoever drives it has what he wants.
+    Wait,
     /// Not at all.
     Halt {
         /// Its exit status.
@@ -114,6 +119,10 @@ pub(crate) struct Call<'a> {
     pub(crate) deadline: Option<Instant>,
     /// For frames and blocks; kept for its allocation.
     pub(crate) buffer: &'a mut Vec<u8>,
+}
+
+fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(descriptor, PollFlags::IN)
 }
 
 impl Call<'_> {
@@ -135,7 +144,7 @@ impl Call<'_> {
                 self.store(at, &u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))?;
             }
             number::PUTS => self.puts(at)?,
-            number::POLL => self.poll(at)?,
+            number::POLL => return self.poll(at),
             number::BLOCK_WRITE | number::BLOCK_READ => self.block(at, number == number::BLOCK_WRITE)?,
             number::NET_WRITE => self.net_write(at)?,
             number::NET_READ => self.net_read(at)?,
@@ -162,20 +171,32 @@ impl Call<'_> {
     }
 
     /// Waits until a network device has something or the time is over.
-    fn poll(&mut self, at: u64) -> Result<(), End> {
+    fn poll(&mut self, at: u64) -> Result<Flow, End> {
         let asked: Poll = self.load(at)?;
         self.check(at, size_of::<Poll>() as u64, true)?;
         let end = Instant::now().checked_add(Duration::from_nanos(asked.timeout_ns));
-        let ready = self.wait(end)?;
+        let ready = match self.devices.link.clone() {
+            None => self.wait(end)?,
+            Some((number, link)) => match link.wait(end.into_iter().chain(self.deadline).min()) {
+                Waited::Stop => return Ok(Flow::Wait),
+                Waited::Frame => 1 << number,
+                Waited::Late if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Err(End::Timeout);
+                }
+                Waited::Late => 0_u64,
+            },
+        };
         let count = i32::try_from(ready.count_ones()).unwrap_or_default();
         self.store(at + 8, &ready)?;
-        self.store(at + 16, &count)
+        self.store(at + 16, &count)?;
+        Ok(Flow::Resume)
     }
 
     fn wait(&mut self, end: Option<Instant>) -> Result<u64, End> {
-        let numbers: Vec<usize> = self.devices.nets().map(|(number, _)| number).collect();
+        let with_descriptor = self.devices.nets().filter(|(_, device)| device.ready().is_some());
+        let numbers: Vec<usize> = with_descriptor.map(|(number, _)| number).collect();
         let mut fds: Vec<PollFd<'_>> =
-            self.devices.nets().map(|(_, device)| PollFd::from_borrowed_fd(device.ready(), PollFlags::IN)).collect();
+            self.devices.nets().filter_map(|(_, device)| device.ready()).map(readable).collect();
         loop {
             let now = Instant::now();
             let left = end.map(|end| end.saturating_duration_since(now));

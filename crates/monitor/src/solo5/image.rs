@@ -257,6 +257,11 @@ impl Image {
         Ok(Self { disks, ..self })
     }
 
+    /// Block devices that every machine has of its own.
+    pub(crate) fn disks(&self) -> &[(String, Disk)] {
+        &self.disks
+    }
+
     /// The devices of a machine whose disks are these; as they are in a file where there are none.
     pub(crate) fn devices(&self, disks: &[(String, Disk)]) -> Result<Devices, AttachError> {
         let mut devices = Devices::new(&self.manifest);

@@ -11,7 +11,7 @@
 //!           page tables, at CPL 3 only: beyond what the guest has
 //! ```
 
-use std::ops::Range;
+use std::{mem::offset_of, ops::Range};
 
 use kernlet_abi::{Span, solo5::Extension};
 use zerocopy::{Immutable, IntoBytes};
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     layout::{Area, Permission},
-    memory::{GuestMemory, OutOfBounds},
+    memory::{FrozenMemory, GuestMemory, OutOfBounds},
 };
 
 /// The guest's first pages.
@@ -170,6 +170,14 @@ impl Layout {
         }
         memory.write(info.manifest, manifest)
     }
+}
+
+/// What a guest was told of its clock's speed, in cycles a second.
+pub(crate) fn told_cycles(memory: &FrozenMemory) -> u64 {
+    let mut cycles = [0; 8];
+    // The boot information lies in every machine's memory.
+    let _ = memory.read(BOOT_INFO + offset_of!(BootInfo, cycles_per_second) as u64, &mut cycles);
+    u64::from_le_bytes(cycles)
 }
 
 /// Writes the command line, in place of an empty one.

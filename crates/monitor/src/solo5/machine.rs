@@ -7,12 +7,13 @@ use std::{
 };
 
 use kernlet_abi::{Span, solo5::EXTENSION_PORT};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     LARGE_PAGE,
     device::{AttachError, Attached, Devices},
     extension::{self, Exchange, Extension},
-    hypercall::{Call, Flow},
+    hypercall::{self, Call, Flow},
     image::{Image, ImageError},
     layout::{self, COMMAND_LINE_SIZE, Layout},
     processor::{CpuState, Exit, HYPERCALLS, PORT_BASE, PORT_KICK, Processor, Ring},
@@ -21,7 +22,9 @@ use super::{
 use crate::{
     crash::Cause,
     deadline::{Kick, Timer},
+    debugger::{self, Debugger, Verdict},
     hypervisor::{Host, Hypervisor, KvmHost},
+    kvm::Purpose,
     limits::{self, Limits},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
     message::Usage,
@@ -96,6 +99,12 @@ pub enum BootError {
     Memory {
         /// Bytes asked for.
         memory: u64,
+    },
+    /// A server has a network device, and not several.
+    #[error("a unikernel that serves has one network device; this one declares {count}")]
+    NetworkDevices {
+        /// How many.
+        count: usize,
     },
     /// It needs a virtual machine, and functions run as processes.
     #[error("a Solo5 unikernel for hvt needs KVM; it cannot run as a process")]
@@ -232,7 +241,13 @@ pub struct Machine {
     timer: Option<Timer>,
     pub(crate) limits: Limits,
     pub(crate) usage: Usage,
+    /// Where the structure of the call is in which it waits for packets; it goes on there.
+    pub(crate) waits_at: Option<u32>,
     buffer: Vec<u8>,
+    /// Whoever debugs it.
+    pub(super) debugger: Option<Box<Debugger>>,
+    /// It has been given a request, or needs none.
+    pub(super) has_request: bool,
 }
 
 impl fmt::Debug for Machine {
@@ -244,6 +259,19 @@ impl fmt::Debug for Machine {
     }
 }
 
+/// What a trap leaves behind, as bindings give it to the tender: `struct trap_regs`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+#[repr(C)]
+pub(super) struct Trap {
+    pub(super) cr2: u64,
+    pub(super) error_code: u64,
+    pub(super) rip: u64,
+    pub(super) cs: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
+    pub(super) ss: u64,
+}
+
 /// What ended a run.
 pub(crate) enum Stopped {
     Halted(Halted),
@@ -251,6 +279,8 @@ pub(crate) enum Stopped {
     AtCommandLine,
     /// It is about to make its first hypercall, and was to be stopped there.
     AtHypercall,
+    /// Whoever drives it by its link has what he wants.
+    ByLink,
 }
 
 /// Until when a guest is run.
@@ -290,6 +320,33 @@ impl Machine {
         config: Config,
         extension: Option<Extension>,
     ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config, extension)
+    }
+
+    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_once(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+        extension: Option<Extension>,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config, extension)
+    }
+
+    fn boot_for(
+        purpose: Purpose,
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+        extension: Option<Extension>,
+    ) -> Result<Self, BootError> {
         let host = kvm_host(hypervisor)?;
         let ring = match config.ring {
             Ring::Auto => super::probe::better_ring(host)?,
@@ -303,7 +360,7 @@ impl Machine {
         // The ring takes the place of memory only where there can be no more.
         let size = if with_ring { size.min(MEMORY_MAX - LARGE_PAGE) } else { size };
         let mut layout = Layout::new(size, with_ring, image.load(size)?);
-        layout.extension = extension.as_ref().map(Extension::told);
+        layout.extension = extension.as_ref().map(|extension| extension::told(extension.requests));
         let devices = devices.complete()?;
         let all = layout.tables().end;
         let memory = GuestMemory::new(all).map_err(|source| Cause::Memory { size: all, source })?;
@@ -312,7 +369,7 @@ impl Machine {
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
-        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring)?;
+        let mut processor = Processor::boot(host, &memory, &layout, image.entry(), ring, purpose)?;
         let cycles = processor.cycles_per_second()?;
         layout.write_boot_info(&memory, &devices.manifest.encode(), cycles).map_err(outside)?;
         layout::write_command_line(&memory, command_line).map_err(outside)?;
@@ -324,7 +381,20 @@ impl Machine {
 
     pub(crate) fn new(processor: Processor, memory: GuestMemory, layout: Layout, devices: Attached) -> Self {
         let (limits, usage) = (Limits::default(), Usage::default());
-        Self { processor, memory, layout, devices, extension: None, timer: None, limits, usage, buffer: Vec::new() }
+        Self {
+            processor,
+            memory,
+            layout,
+            devices,
+            extension: None,
+            timer: None,
+            limits,
+            usage,
+            waits_at: None,
+            buffer: Vec::new(),
+            debugger: None,
+            has_request: false,
+        }
     }
 
     /// A guest in the state of a template, without devices.
@@ -347,8 +417,13 @@ impl Machine {
     pub fn run(&mut self, console: &mut dyn Console, deadline: Option<Instant>) -> Result<Halted, End> {
         match self.run_until(console, deadline, Until::Halt)? {
             Stopped::Halted(halted) => Ok(halted),
-            Stopped::AtCommandLine | Stopped::AtHypercall => Err(End::Host(Cause::Shutdown)),
+            Stopped::AtCommandLine | Stopped::AtHypercall | Stopped::ByLink => Err(End::Host(Cause::Shutdown)),
         }
+    }
+
+    /// The registers of a guest's last trap, if it gave up because of one.
+    pub(super) fn trap(&self, halted: &Halted) -> Option<Trap> {
+        if halted.gave_up() && halted.cookie != 0 { self.memory.load(halted.cookie).ok() } else { None }
     }
 
     pub(crate) fn run_until(
@@ -357,12 +432,31 @@ impl Machine {
         deadline: Option<Instant>,
         until: Until,
     ) -> Result<Stopped, End> {
+        if self.debugger.is_some() {
+            return self.run_debugged(console, until);
+        }
         let Some(end) = deadline else { return self.run_guarded(None, console, None, until) };
         // Moved out, so that the loop can use the rest while the timer guards it.
         let timer = self.timer.take().unwrap_or_else(Timer::new);
         let kick = Kick::Kvm(self.processor.run_page());
         let stopped = timer.guard(end, kick, || self.run_guarded(Some(&timer), console, deadline, until));
         self.timer = Some(timer);
+        stopped
+    }
+
+    /// Runs the guest as gdb has it.
+    fn run_debugged(&mut self, console: &mut dyn Console, until: Until) -> Result<Stopped, End> {
+        debugger::enter(self)?;
+        let timer = self.timer.take().unwrap_or_else(Timer::new);
+        let kick = Kick::Kvm(self.processor.run_page());
+        // A deadline that is over: the kicks that come of it are when the debugger's connection is looked at.
+        let stopped = timer.guard(Instant::now(), kick, || self.run_guarded(None, console, None, until));
+        self.timer = Some(timer);
+        match stopped {
+            Ok(_) => debugger::leave(self)?,
+            Err(End::Host(Cause::Killed)) => {}
+            Err(_) => debugger::dying(self)?,
+        }
         stopped
     }
 
@@ -373,19 +467,26 @@ impl Machine {
         deadline: Option<Instant>,
         until: Until,
     ) -> Result<Stopped, End> {
+        if let Some(at) = self.waits_at
+            && let Some(stopped) = self.serve(hypercall::number::POLL, at, console, deadline)?
+        {
+            return Ok(stopped);
+        }
         loop {
-            match self.run_once(timer, deadline)? {
+            match self.next_exit(timer, deadline)? {
                 Exit::Out { port: PORT_KICK, .. } => {
+                    let began = self.devices.link.is_some().then(Instant::now);
                     ring::serve(&self.memory, &self.layout, &mut self.devices, &mut self.buffer)?;
+                    if let Some(stopped) = self.after_frames(began)? {
+                        return Ok(stopped);
+                    }
                 }
                 Exit::Out { port, value } if (PORT_BASE..PORT_BASE + HYPERCALLS).contains(&port) => {
                     if until == Until::Request {
                         return Ok(Stopped::AtHypercall);
                     }
-                    let Self { memory, layout, devices, buffer, .. } = self;
-                    let mut call = Call { memory, layout, devices, console, deadline, buffer };
-                    if let Flow::Halt { status, cookie } = call.serve(port - PORT_BASE, value)? {
-                        return Ok(Stopped::Halted(Halted { status, cookie }));
+                    if let Some(stopped) = self.serve(port - PORT_BASE, value, console, deadline)? {
+                        return Ok(stopped);
                     }
                 }
                 Exit::Out { port: EXTENSION_PORT, value } if self.extension.is_some() => {
@@ -407,7 +508,11 @@ impl Machine {
                     return Err(End::Unsupported { mnemonic: format!("{mnemonic:?}").to_lowercase(), rip });
                 }
                 Exit::LooksAtCommandLine => return Ok(Stopped::AtCommandLine),
+                Exit::Trapped(fault) => return Err(End::Unhandled { reason: u32::from(fault.vector), rip: fault.at }),
                 Exit::Interrupted => {
+                    if self.debugger.is_some() {
+                        debugger::poll(self)?;
+                    }
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(End::Timeout);
                     }
@@ -423,6 +528,56 @@ impl Machine {
         extension::Call { memory, layout, extension, limits, usage, console, deadline }.serve(block)
     }
 
+    /// Runs the guest until it does something that is no debugger's doing.
+    fn next_exit(&mut self, timer: Option<&Timer>, deadline: Option<Instant>) -> Result<Exit, End> {
+        loop {
+            let exit = self.run_once(timer, deadline)?;
+            let Exit::Trapped(fault) = exit else { return Ok(exit) };
+            if debugger::fault(self, &fault)? == Verdict::Pass {
+                return Ok(self.processor.pass_fault(&mut self.memory, &self.layout)?);
+            }
+        }
+    }
+
+    /// Serves a hypercall; tells how the guest stops, if it does.
+    fn serve(
+        &mut self,
+        number: u16,
+        at: u32,
+        console: &mut dyn Console,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Stopped>, End> {
+        let waits = number == hypercall::number::POLL;
+        // Whoever goes on with a guest that was stopped there makes the call again.
+        self.waits_at = waits.then_some(at);
+        let began = (self.devices.link.is_some() && !waits).then(Instant::now);
+        let Self { memory, layout, devices, buffer, .. } = self;
+        let mut call = Call { memory, layout, devices, console, deadline, buffer };
+        match call.serve(number, at)? {
+            Flow::Resume => {
+                self.waits_at = None;
+                self.after_frames(began)
+            }
+            Flow::Wait => Ok(Some(Stopped::ByLink)),
+            Flow::Halt { status, cookie } => Ok(Some(Stopped::Halted(Halted { status, cookie }))),
+        }
+    }
+
+    /// After frames may have come or gone by a link since then: what the host did with them is the guest's time, so that
+    /// it cannot have more of that than it may by sending many.
+    fn after_frames(&mut self, began: Option<Instant>) -> Result<Option<Stopped>, End> {
+        let Some((_, link)) = &self.devices.link else { return Ok(None) };
+        if let Some(began) = began {
+            let took = began.elapsed();
+            self.limits.charge(took);
+            self.usage.cpu += link.charge(took);
+        }
+        if link.stops() {
+            return Ok(Some(Stopped::ByLink));
+        }
+        self.limits.cpu_exceeded(self.usage.cpu).map_or(Ok(None), |limit| Err(End::CpuTime { limit }))
+    }
+
     /// Runs the guest until it stops, and counts what it took.
     fn run_once(&mut self, timer: Option<&Timer>, deadline: Option<Instant>) -> Result<Exit, End> {
         let (Some(timer), Some(far)) = (timer, deadline) else {
@@ -433,7 +588,8 @@ impl Machine {
         timer.kick_at(self.limits.look_at(run, self.usage.cpu, far));
         let exit = self.processor.run(&mut self.memory, &self.layout);
         let interrupted = matches!(exit, Ok(Exit::Interrupted));
-        self.usage.cpu += self.limits.leave(run, interrupted, limits::thread_clock);
+        let took = self.limits.leave(run, interrupted, limits::thread_clock);
+        self.usage.cpu += self.devices.link.as_ref().map_or(took, |(_, link)| link.charge(took));
         self.usage.exits += u32::from(!interrupted);
         match self.limits.cpu_exceeded(self.usage.cpu) {
             Some(limit) => Err(End::CpuTime { limit }),

@@ -10,16 +10,21 @@
 //! | [`disk`] | block devices of functions |
 //! | `layout` | where things lie in its memory, and who may use them |
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
+//! | `debug`, `core_dump` | what gdb needs: of a guest that runs, and of one that has given up |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `extension` | accelerators, and requests as bytes: what Solo5 does not have |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
+//! | [`server`] | functions: a guest that serves HTTP by itself, over a link that ends in this process |
 //! | [`spt`] | the other tender: the guest as this process, under a filter |
+//! | `saved` | which of a machine is in a template's file |
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
 mod command;
+mod core_dump;
+mod debug;
 pub mod device;
 pub mod disk;
 mod emulate;
@@ -34,11 +39,14 @@ mod processor;
 mod ring;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sandbox;
+pub(crate) mod saved;
+pub mod server;
 mod signals;
 pub mod spt;
 mod tap;
 
 pub use command::{CommandMachine, Template, UsedCommand, body_max};
+pub use core_dump::{Core, CoreDump, CoreDumpError};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
 pub use disk::{Disk, DiskError};
 pub use extension::{Exchange, Extension};

@@ -1,10 +1,7 @@
 //! Finds out on this host whether guest code at ring 0 runs as fast as elsewhere. Used where a machine is made without a
 //! ring being asked for, and by `kernlet doctor`, which always measures.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     GUEST_MIN, LARGE_PAGE,
@@ -16,6 +13,7 @@ use super::{
 use crate::{
     crash::Cause,
     hypervisor::{Hypervisor, KvmHost},
+    kvm::Purpose,
     memory::GuestMemory,
 };
 
@@ -28,9 +26,6 @@ const FAST: Duration = Duration::from_micros(20);
 
 /// Where the `out` is in the code.
 const OUT: u64 = 13;
-
-/// A KVM that emulates guest ring 0, of which nothing has to be measured.
-const EMULATES: &str = "/sys/module/kvm_pvm";
 
 /// What a probe of guest ring 0 found.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +47,8 @@ impl RingSpeed {
 }
 
 pub(crate) fn better_ring(host: &KvmHost) -> Result<Ring, Cause> {
-    if Path::new(EMULATES).exists() { Ok(Ring::Three) } else { Ok(measure(host)?.better) }
+    // Such a KVM emulates guest ring 0; nothing has to be measured.
+    if KvmHost::is_nested_by_page_tables() { Ok(Ring::Three) } else { Ok(measure(host)?.better) }
 }
 
 fn measure(host: &KvmHost) -> Result<RingSpeed, Cause> {
@@ -62,7 +58,7 @@ fn measure(host: &KvmHost) -> Result<RingSpeed, Cause> {
     // mov dx, PORT; mov ecx, ROUNDS; dec ecx; jnz -4; out dx, eax
     let code: [&[u8]; 4] = [&[0x66, 0xba, low, high], &[0xb9], &rounds, &[0xff, 0xc9, 0x75, 0xfc, 0xef]];
     memory.write(GUEST_MIN, &code.concat()).map_err(|_| Cause::Shutdown)?;
-    let mut processor = Processor::boot(host, &memory, &layout, GUEST_MIN, Ring::Zero)?;
+    let mut processor = Processor::boot(host, &memory, &layout, GUEST_MIN, Ring::Zero, Purpose::Once)?;
     let mut time = |offset| {
         processor.go_to(GUEST_MIN + offset)?;
         let begun = Instant::now();

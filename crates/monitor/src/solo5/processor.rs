@@ -9,22 +9,24 @@ use std::{fmt, ops::Range, str::FromStr};
 use kernlet_abi::{map::PAGE_SIZE, solo5::EXTENSION_PORT};
 use kvm_bindings::{
     KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
-    KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xsave,
+    KVM_EXIT_SHUTDOWN, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_sync_regs, kvm_xsave,
 };
-use kvm_ioctls::VcpuExit;
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+use zerocopy::IntoBytes as _;
 
 use super::{
     GUEST_MIN, LARGE_PAGE,
+    debug::may_be_debuggers,
     emulate::{Bases, Faulted, Outcome, PAGE_FAULT, Privileged},
     layout::{BOOT_INFO, LOW, Layout},
 };
 use crate::{
     crash::{Cause, kvm},
     hypervisor::KvmHost,
-    kvm::{self as native, FaultFrame, PageTables, Ring as PageRing},
+    kvm::{self as native, FaultFrame, PageTables, Purpose, Ring as PageRing},
     layout::{Area, LayoutError, Permission},
     memory::{FrozenMemory, GuestMemory, OutOfBounds},
-    processor::Registers,
+    processor::{Fault, Registers},
 };
 
 // Supervisor pages, below all that a guest has.
@@ -40,6 +42,7 @@ const FAULT_PORT: u16 = 0x40;
 
 const VECTORS: u8 = 32;
 const STUB_SIZE: u64 = 16;
+const STUB_CODE: Range<u64> = STUBS..STUBS + VECTORS as u64 * STUB_SIZE;
 
 // Selectors, as for native guests.
 const KERNEL_CODE: u64 = 0x08;
@@ -119,6 +122,8 @@ pub(crate) enum Exit {
     Unhandled { reason: u32, rip: u64 },
     /// It executes something that is not carried out at CPL 3.
     Unsupported { mnemonic: iced_x86::Mnemonic, rip: u64 },
+    /// An exception that may be a debugger's doing.
+    Trapped(Fault),
     /// A signal came.
     Interrupted,
     /// There was something to do that is done.
@@ -128,11 +133,13 @@ pub(crate) enum Exit {
 /// A machine's processor. It refers to the machine's memory, which must outlive it.
 #[derive(Debug)]
 pub(crate) struct Processor {
-    vm: native::Processor,
+    pub(super) vm: native::Processor,
     /// What the guest believes to be its processor's; nothing where it is.
     privileged: Option<Privileged>,
     /// The command line is not there for it yet.
     hides_command_line: bool,
+    /// What may be a debugger's doing is its to look at first.
+    pub(super) is_debugged: bool,
 }
 
 /// A guest's processor when its template was made.
@@ -152,8 +159,10 @@ impl Processor {
         layout: &Layout,
         entry: u64,
         ring: Ring,
+        purpose: Purpose,
     ) -> Result<Self, Cause> {
-        let mut vm = native::Processor::bare(host, memory)?;
+        let purpose = if ring == Ring::Zero { Purpose::RingZero } else { purpose };
+        let mut vm = native::Processor::bare(host, memory, purpose)?;
         let vcpu = vm.vcpu();
         let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
         let outside = |_| Cause::Layout(LayoutError::MemorySize { memory: memory.size() });
@@ -174,7 +183,8 @@ impl Processor {
         // As after a call: eight below a multiple of sixteen.
         let regs = kvm_regs { rip: entry, rsp: layout.memory - 8, rdi: BOOT_INFO, rflags: 2, ..Default::default() };
         vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))?;
-        Ok(Self { vm, privileged, hides_command_line: false })
+        show_registers(vcpu);
+        Ok(Self { vm, privileged, hides_command_line: false, is_debugged: false })
     }
 
     /// Moves it to another instruction.
@@ -188,6 +198,19 @@ impl Processor {
     pub(crate) fn cycles_per_second(&mut self) -> Result<u64, Cause> {
         let khz = self.vm.vcpu().get_tsc_khz().map_err(kvm("tell the speed of its clock"))?;
         Ok(u64::from(khz) * 1000)
+    }
+
+    /// What its clock shows.
+    pub(crate) fn clock(&mut self) -> Result<u64, Cause> {
+        let mut msrs = clock_register(0)?;
+        self.vm.vcpu().get_msrs(&mut msrs).map_err(kvm("read the processor's clock"))?;
+        Ok(msrs.as_slice()[0].data)
+    }
+
+    /// Sets its clock.
+    pub(crate) fn set_clock(&mut self, cycles: u64) -> Result<(), Cause> {
+        let msrs = clock_register(cycles)?;
+        self.vm.vcpu().set_msrs(&msrs).map(drop).map_err(kvm("set the processor's clock"))
     }
 
     /// The page whose `immediate_exit` ends a run.
@@ -216,8 +239,11 @@ impl Processor {
         let exit = match self.vm.vcpu().run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let value = <[u8; 4]>::try_from(data).ok();
-                if port == FAULT_PORT && self.is_in_stub() {
-                    return self.fault(memory, layout);
+                if port == FAULT_PORT && self.privileged.is_some() {
+                    let shown = self.vm.vcpu().sync_regs();
+                    if STUB_CODE.contains(&shown.regs.rip) {
+                        return self.fault(memory, layout, &shown, self.is_debugged);
+                    }
                 }
                 value.map_or(Exit::BadPort { port }, |value| Exit::Out { port, value: u32::from_le_bytes(value) })
             }
@@ -229,6 +255,8 @@ impl Processor {
             Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _)) if address < layout.end() => {
                 Exit::TranslationFault { rip: self.instruction_pointer() }
             }
+            Ok(VcpuExit::Hlt) if self.is_debugged => Exit::Trapped(self.trapped(Fault::BREAKPOINT)),
+            Ok(VcpuExit::Debug(_)) if self.is_debugged => Exit::Trapped(self.trapped(Fault::DEBUG)),
             Ok(VcpuExit::InternalError) => Exit::InternalError { suberror: self.suberror() },
             Ok(_) => {
                 let reason = self.reason();
@@ -249,6 +277,28 @@ impl Processor {
         self.vm.vcpu().get_kvm_run().exit_reason
     }
 
+    /// What stopped a guest at ring 0 that is debugged.
+    fn trapped(&self, vector: u8) -> Fault {
+        Fault { vector, error_code: 0, at: self.instruction_pointer(), address: 0 }
+    }
+
+    /// What becomes of the exception that it stopped with last, which no debugger wants.
+    pub(super) fn pass_fault(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
+        if self.is_in_stub() {
+            // A debugger may have changed them since they were shown.
+            let vcpu = self.vm.vcpu();
+            let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+            let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+            return self.fault(memory, layout, &kvm_sync_regs { regs, sregs, ..Default::default() }, false);
+        }
+        Ok(Exit::Unhandled { reason: self.reason(), rip: self.instruction_pointer() })
+    }
+
+    /// Whether the guest runs at ring 3, where the monitor sees its exceptions.
+    pub(super) fn is_deprivileged(&self) -> bool {
+        self.privileged.is_some()
+    }
+
     fn suberror(&mut self) -> u32 {
         // SAFETY: the last exit was an internal error, for which KVM has filled in this field of the union.
         unsafe { self.vm.vcpu().get_kvm_run().__bindgen_anon_1.internal.suberror }
@@ -256,21 +306,27 @@ impl Processor {
 
     /// Whether it stands in a stub at ring 0, where no guest at CPL 3 gets by itself.
     fn is_in_stub(&self) -> bool {
-        self.privileged.is_some()
-            && (STUBS..STUBS + u64::from(VECTORS) * STUB_SIZE).contains(&self.instruction_pointer())
+        self.privileged.is_some() && STUB_CODE.contains(&self.instruction_pointer())
     }
 
     /// A stub reports an exception.
-    fn fault(&mut self, memory: &mut GuestMemory, layout: &Layout) -> Result<Exit, Cause> {
-        let vcpu = self.vm.vcpu();
-        let stub = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
+    fn fault(
+        &mut self,
+        memory: &mut GuestMemory,
+        layout: &Layout,
+        shown: &kvm_sync_regs,
+        debugs: bool,
+    ) -> Result<Exit, Cause> {
+        let kvm_sync_regs { regs: stub, sregs, .. } = *shown;
         let frame: FaultFrame = memory.load(FRAME).map_err(|_| Cause::Shutdown)?;
         if frame.cs & 3 != 3 {
             // The stub itself, of which nothing is right any more.
             return Ok(Exit::Unhandled { reason: KVM_EXIT_SHUTDOWN, rip: frame.rip });
         }
         let vector = u8::try_from(frame.vector).unwrap_or(u8::MAX);
-        let sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        if debugs && may_be_debuggers(vector, frame.error_code) {
+            return Ok(Exit::Trapped(Fault { vector, error_code: frame.error_code, at: frame.rip, address: 0 }));
+        }
         if self.hides_command_line && vector == PAGE_FAULT && is_command_line(sregs.cr2) {
             return Ok(Exit::LooksAtCommandLine);
         }
@@ -297,13 +353,14 @@ impl Processor {
         let resumed = kvm_regs { rip: stub.rip, rsp: stub.rsp, rflags: stub.rflags, ..regs };
         let vcpu = self.vm.vcpu();
         if resumed != stub {
-            vcpu.set_regs(&resumed).map_err(kvm("set the processor's registers"))?;
+            vcpu.sync_regs_mut().regs = resumed;
+            vcpu.set_sync_dirty_reg(SyncReg::Register);
         }
         if wanted != bases {
-            let mut sregs = sregs;
+            let sregs = &mut vcpu.sync_regs_mut().sregs;
             (sregs.fs.base, sregs.gs.base) = (wanted.fs, wanted.gs);
             sregs.tr.type_ = native::TSS_AVAILABLE;
-            vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         }
         Ok(exit)
     }
@@ -380,8 +437,10 @@ impl Processor {
         state: &CpuState,
     ) -> Result<(Self, GuestMemory), Cause> {
         let (mut vm, memory) = native::Processor::bare_view(host, template)?;
+        show_registers(vm.vcpu());
         state.restore(&mut vm)?;
-        Ok((Self { vm, privileged: Some(state.privileged.clone()), hides_command_line: false }, memory))
+        let privileged = Some(state.privileged.clone());
+        Ok((Self { vm, privileged, hides_command_line: false, is_debugged: false }, memory))
     }
 
     /// Makes memory and registers equal to the template's.
@@ -405,6 +464,8 @@ impl Processor {
     /// Which of its registers differ from the template's, if any do.
     pub(crate) fn first_difference(&mut self, state: &CpuState) -> Result<Option<&'static str>, Cause> {
         let vcpu = self.vm.vcpu();
+        // What was set with the last rewind, KVM takes over here.
+        native::finish_exit(vcpu)?;
         let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
         sregs.tr.type_ = state.sregs.tr.type_;
@@ -421,17 +482,69 @@ impl Processor {
     }
 }
 
+/// From now on KVM shows a processor's registers at every exit, in the page that it shares with us, and takes from there
+/// those that are marked: a call for each would take longer than the exit.
+fn show_registers(vcpu: &mut VcpuFd) {
+    vcpu.set_sync_valid_reg(SyncReg::Register);
+    vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
+}
+
 impl CpuState {
+    /// Bytes that [`Self::encode`] gives.
+    pub(super) const ENCODED_LEN: usize =
+        size_of::<kvm_regs>() + size_of::<kvm_sregs>() + size_of::<kvm_xsave>() + size_of::<[u64; 10]>();
+
+    /// KVM's structures one after the other, as they are, and what the guest believes to be its processor's.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { regs, sregs, xsave, privileged } = self;
+        [regs.as_bytes(), sregs.as_bytes(), xsave.as_bytes(), privileged.encode().as_bytes()].concat()
+    }
+
+    /// Reads what a stranger may have written. What decides over the guest's rights has to be as the monitor sets it; the
+    /// rest is the guest's own to change anyway, or else KVM refuses it when a machine is made.
+    pub(super) fn decode(mut bytes: &[u8], layout: &Layout) -> Result<Self, &'static str> {
+        let (regs, sregs): (kvm_regs, kvm_sregs) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        let (xsave, numbers) = (native::take_state(&mut bytes)?, native::take_state(&mut bytes)?);
+        if !bytes.is_empty() {
+            return Err("its registers are longer than they can be");
+        }
+        native::check_rights(&regs, &sregs, |right| user_registers(right, layout))?;
+        let privileged = Privileged::decode(numbers).ok_or("its registers have impossible numbers")?;
+        Ok(Self { regs, sregs, xsave, privileged })
+    }
+
+    /// The state of a guest that has not run, as far as its rights go.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn first(layout: &Layout) -> Self {
+        let mut sregs = kvm_sregs::default();
+        user_registers(&mut sregs, layout);
+        let regs = kvm_regs { rflags: 2, ..Default::default() };
+        Self { regs, sregs, xsave: kvm_xsave::default(), privileged: Privileged::default() }
+    }
+
+    /// By the next run, but for the vector registers.
     fn restore(&self, vm: &mut native::Processor) -> Result<(), Cause> {
         let vcpu = vm.vcpu();
-        let mut sregs = self.sregs;
-        sregs.tr.type_ = native::TSS_AVAILABLE;
-        vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
-        vcpu.set_regs(&self.regs).map_err(kvm("set the processor's registers"))?;
+        let shown = vcpu.sync_regs_mut();
+        shown.regs = self.regs;
+        let wanted = kvm_sregs { tr: task_segment(), ..self.sregs };
+        // The processor may show a task as busy that we have made available.
+        let same = kvm_sregs { tr: wanted.tr, ..shown.sregs } == wanted;
+        shown.sregs = wanted;
+        vcpu.set_sync_dirty_reg(SyncReg::Register);
+        if !same {
+            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+        }
         // SAFETY: KVM reads 4096 bytes, the size of `kvm_xsave`, unless a larger state was enabled by
         // ARCH_REQ_XCOMP_GUEST_PERM, which nothing here does.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(kvm("restore the vector registers"))
     }
+}
+
+/// `IA32_TIME_STAMP_COUNTER`.
+fn clock_register(data: u64) -> Result<Msrs, Cause> {
+    let entry = kvm_msr_entry { index: 0x10, data, ..Default::default() };
+    Msrs::from_entries(&[entry]).map_err(|_| Cause::Shutdown)
 }
 
 /// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.
@@ -445,7 +558,7 @@ fn is_command_line(address: u64) -> bool {
 }
 
 /// Descriptor tables, stubs and page tables of a guest at CPL 3.
-fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
+pub(super) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), Cause> {
     let mut tables = PageTables::within(memory, layout.tables());
     for (page, write, execute) in
         [(GDT, true, false), (IDT, false, false), (STUBS, false, true), (TSS, true, false), (FAULT_STACK, true, false)]
@@ -496,7 +609,7 @@ fn fault_stub(vector: u8) -> [u8; STUB_SIZE as usize] {
     code
 }
 
-fn task_segment() -> kvm_segment {
+pub(super) fn task_segment() -> kvm_segment {
     kvm_segment {
         base: TSS,
         limit: u32::try_from(TSS_LIMIT).unwrap_or(u32::MAX),

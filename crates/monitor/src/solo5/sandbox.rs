@@ -12,7 +12,10 @@ use kernlet_abi::Span;
 use kernlet_accel::Session;
 
 use super::{
-    Console, ConsoleError, End, Exchange, Extension, GUEST_MIN, Image, Target, extension::Call, image, layout::Layout,
+    Console, ConsoleError, End, Exchange, Extension, GUEST_MIN, Image, Target,
+    extension::{self, Call},
+    image,
+    layout::Layout,
 };
 use crate::{
     limits::Limits,
@@ -62,7 +65,7 @@ impl Sandbox {
         let image = Image::parse(image::unikernel(&[0xc3; 4096], &[]).into(), Target::Hvt).unwrap();
         let extension = Extension { session, requests: true };
         let mut layout = Layout::new(Self::MEMORY, false, image.load(Self::MEMORY).unwrap());
-        layout.extension = Some(extension.told());
+        layout.extension = Some(extension::told(extension.requests));
         let memory = GuestMemory::new(layout.tables().end).unwrap();
         layout.write_image(&memory, &image).unwrap();
         layout.write_boot_info(&memory, &[], 1).unwrap();

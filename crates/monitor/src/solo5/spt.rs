@@ -136,7 +136,8 @@ fn waiting(devices: &Attached) -> Result<(OwnedFd, OwnedFd), SptError> {
     };
     add(std::os::fd::AsFd::as_fd(&timer), TIMER)?;
     for (number, device) in devices.nets() {
-        add(device.ready(), number as u64)?;
+        let descriptor = device.ready().ok_or(SptError::NoDescriptor)?;
+        add(descriptor, number as u64)?;
     }
     Ok((waits, timer))
 }
@@ -167,7 +168,7 @@ fn filter(devices: &mut Attached, waits: &OwnedFd, timer: &OwnedFd) -> Result<Bp
         descriptors.push((number, descriptor));
     }
     for (number, device) in devices.nets() {
-        let descriptor = device.ready().as_raw_fd();
+        let descriptor = device.ready().ok_or(SptError::NoDescriptor)?.as_raw_fd();
         allow(libc::SYS_read, vec![is(0, descriptor)?])?;
         allow(libc::SYS_write, vec![is(0, descriptor)?])?;
         descriptors.push((number, descriptor));

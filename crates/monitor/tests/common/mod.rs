@@ -6,9 +6,9 @@ pub(crate) mod nature;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,24 @@ pub(crate) fn elf(function: &str) -> Vec<u8> {
         .expect("cargo runs");
     assert!(status.success(), "functions/{function} builds");
     fs::read(functions.join("target/release").join(function)).expect("cargo made the unikernel")
+}
+
+/// Names a folder of Solo5 guests built before, for a machine that has no compiler.
+const PREBUILT_SOLO5: &str = "KERNLET_SOLO5_GUESTS";
+
+/// The file of a guest of `functions/solo5`, built for hvt.
+pub(crate) fn solo5_guest(name: &str) -> Vec<u8> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        if let Some(folder) = std::env::var_os(PREBUILT_SOLO5) {
+            return folder.into();
+        }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("solo5");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions/solo5/build.sh");
+        assert!(Command::new("sh").arg(script).arg("hvt").arg(&folder).status().unwrap().success());
+        folder
+    });
+    fs::read(folder.join(format!("{name}.hvt"))).expect("a guest")
 }
 
 /// The hypervisors that the tests run on, one after the other: KVM, unless there is none and none is required (said in

@@ -548,22 +548,7 @@ impl CpuState {
         if !bytes.is_empty() {
             return Err("its registers are longer than they can be");
         }
-        let mut right = sregs;
-        system_registers(&mut right, cpuid);
-        (right.ds, right.es, right.fs, right.gs) = (sregs.ds, sregs.es, sregs.fs, sregs.gs);
-        // What a processor makes of these two: busy, and unusable.
-        (right.tr.type_, right.ldt) = (sregs.tr.type_, sregs.ldt);
-        let usable = |segment: &kvm_segment| segment.present != 0 && segment.unusable == 0;
-        let is_users = |segment: &kvm_segment| !usable(segment) || segment.dpl == 3;
-        if right != sregs || sregs.interrupt_bitmap != [0; 4] || usable(&sregs.ldt) {
-            return Err("its system registers are not those of a guest");
-        }
-        if ![sregs.ds, sregs.es, sregs.fs, sregs.gs].iter().all(is_users) {
-            return Err("its segments are not those of a guest");
-        }
-        if regs.rflags & !USER_FLAGS != 2 {
-            return Err("its flags are not those of a guest");
-        }
+        check_rights(&regs, &sregs, |right| system_registers(right, cpuid))?;
         if entries.iter().map(|entry| entry.index).ne(MSRS) {
             return Err("its model-specific registers are not those that are kept");
         }
@@ -576,7 +561,30 @@ impl CpuState {
     }
 }
 
-fn take<T: FromBytes>(bytes: &mut &[u8]) -> Result<T, &'static str> {
+/// Whether registers that a stranger may have written have no other rights than those that the monitor sets.
+pub(crate) fn check_rights(
+    regs: &kvm_regs,
+    sregs: &kvm_sregs,
+    set: impl FnOnce(&mut kvm_sregs),
+) -> Result<(), &'static str> {
+    let mut right = *sregs;
+    set(&mut right);
+    (right.ds, right.es, right.fs, right.gs) = (sregs.ds, sregs.es, sregs.fs, sregs.gs);
+    // What a processor makes of these two: busy, and unusable.
+    (right.tr.type_, right.ldt) = (sregs.tr.type_, sregs.ldt);
+    let usable = |segment: &kvm_segment| segment.present != 0 && segment.unusable == 0;
+    let is_users = |segment: &kvm_segment| !usable(segment) || segment.dpl == 3;
+    if right != *sregs || sregs.interrupt_bitmap != [0; 4] || usable(&sregs.ldt) {
+        return Err("its system registers are not those of a guest");
+    }
+    if ![sregs.ds, sregs.es, sregs.fs, sregs.gs].iter().all(is_users) {
+        return Err("its segments are not those of a guest");
+    }
+    if regs.rflags & !USER_FLAGS == 2 { Ok(()) } else { Err("its flags are not those of a guest") }
+}
+
+/// The next of several values that lie one behind the other.
+pub(crate) fn take<T: FromBytes>(bytes: &mut &[u8]) -> Result<T, &'static str> {
     let (value, rest) = T::read_from_prefix(bytes).map_err(|_| "its registers are cut short")?;
     *bytes = rest;
     Ok(value)

@@ -1,49 +1,29 @@
-//! `kernlet solo5-hvt` and `kernlet solo5-spt`: take the place of Solo5's tenders of these names, also when called by them.
-//! Arguments, output and exit codes are the tenders', as people, scripts and container runtimes know them; `--ring`, `--accel` and
-//! `--accel-resource` are ours.
-//! Called by `main` before anything else looks at the command line. It needs no platform.
+//! Solo5's tenders: `kernlet solo5-hvt` and `kernlet solo5-spt`, also where `kernlet` is called by these names, and programs
+//! of these names. Arguments, output and exit codes are those that people, scripts and container runtimes know; `--ring`,
+//! `--accel` and `--accel-resource` are ours. It needs no platform.
+#![forbid(unsafe_code)]
 
 use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
-use kernlet_accel::{Config as AccelConfig, Resource, Session};
+use kernlet_accel::Session;
 use kernlet_jail::{Jail, Layer, Mode};
-use kernlet_monitor::Hypervisor;
+pub use kernlet_monitor::solo5::Target;
 use kernlet_monitor::solo5::{
-    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, DeviceKind, Devices, End, Extension, FileBlock,
-    Image, MEMORY_MAX, Machine, Ring, Target, attach_net, exit_on_signals,
+    ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, Core, CoreDump, DeviceKind, Devices, End,
+    Extension, FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
     spt::{self, SptError},
 };
-
-/// Run a Solo5 unikernel, with the arguments of Solo5's own tender
-#[derive(Debug, clap::Args)]
-#[command(
-    disable_help_flag = true,
-    after_long_help = "\
-Examples:
-  kernlet solo5-hvt --mem=32 hello.hvt Hello
-  kernlet solo5-hvt --accel --accel-resource:model=mobilenet.onnx classify.hvt
-  kernlet solo5-hvt --block:storage=disk.img --net:service=tap0 server.hvt"
-)]
-pub(crate) struct Args {
-    /// As for solo5-hvt; `--help` lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
-}
-
-impl Args {
-    pub(crate) fn run(&self, target: Target) -> ExitCode {
-        run(target, target.tender(), &self.arguments)
-    }
-}
+use kernlet_monitor::{Debugger, Hypervisor, StopAt};
 
 /// Longest name of a device, in bytes.
 const NAME_MAX: usize = 67;
@@ -54,24 +34,42 @@ const INTERFACE_MAX: usize = 19;
 /// Memory of a guest where nobody says how much, in bytes.
 const MEMORY: u64 = 512 << 20;
 
+/// Opens what a guest may have of accelerators, with these files as resources by their names. It is the program's that has them:
+/// plugins take longer to load than a short guest to run.
+pub type OpenAccelerators = fn(&[(String, String)]) -> Result<Arc<Session>, Box<dyn std::error::Error>>;
+
+/// All of a tender's program, without accelerators.
+#[must_use]
+pub fn main(target: Target) -> ExitCode {
+    let mut arguments = env::args_os();
+    let own = arguments.next().unwrap_or_default();
+    let name = Path::new(&own).file_name().and_then(OsStr::to_str).unwrap_or(target.tender());
+    run(target, name, &arguments.collect::<Vec<_>>(), None)
+}
+
 /// The tender that this process is to be, if it is one: by its own name, or by its first argument.
-pub(crate) fn called() -> Option<ExitCode> {
+#[must_use]
+pub fn called(accelerators: OpenAccelerators) -> Option<ExitCode> {
     let mut arguments = env::args_os();
     let own = arguments.next()?;
     let name = Path::new(&own).file_name()?.to_str()?;
     if let Some(target) = target(name) {
-        return Some(run(target, name, &arguments.collect::<Vec<_>>()));
+        return Some(run(target, name, &arguments.collect::<Vec<_>>(), Some(accelerators)));
     }
     let target = target(arguments.next()?.to_str()?)?;
-    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>()))
+    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>(), Some(accelerators)))
 }
 
 fn target(name: &str) -> Option<Target> {
+    // Dumping cores and waiting for gdb are a program of its own elsewhere.
+    let name = name.strip_suffix("-debug").filter(|name| *name == Target::Hvt.tender()).unwrap_or(name);
     [Target::Hvt, Target::Spt].into_iter().find(|target| target.tender() == name)
 }
 
-fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
-    let tender = Tender { program: program.to_owned(), target };
+/// Runs a tender under this name with these arguments, until its guest has ended.
+#[must_use]
+pub fn run(target: Target, program: &str, arguments: &[OsString], accelerators: Option<OpenAccelerators>) -> ExitCode {
+    let tender = Tender { program: program.to_owned(), target, accelerators };
     match tender.run(arguments) {
         Ok(status) => status,
         Err(failed) => {
@@ -101,6 +99,7 @@ impl Failed {
 struct Tender {
     program: String,
     target: Target,
+    accelerators: Option<OpenAccelerators>,
 }
 
 /// What the options say.
@@ -110,6 +109,11 @@ struct Options {
     executable_heap: bool,
     devices: Devices,
     accelerators: Accelerators,
+    /// Where a core is dumped.
+    core: Option<PathBuf>,
+    /// Whether a debugger is waited for, and on which port.
+    gdb: bool,
+    gdb_port: u16,
 }
 
 /// What the guest is given of accelerators, which a stock tender has not.
@@ -136,22 +140,23 @@ impl Accelerators {
         true
     }
 
-    /// The extension, if it is wanted, with plugins as the environment configures them.
-    fn open(&self) -> Result<Option<Extension>, Failed> {
+    /// The extension, if it is wanted and can be had here.
+    fn open(&self, opens: Option<OpenAccelerators>) -> Result<Option<Extension>, Failed> {
         if !self.wanted {
             return Ok(None);
         }
-        let config = AccelConfig::from_env().map_err(|error| Failed::because(&error))?;
-        let session: Session = kernlet_accel_plugins::load(&config).runtime().session_with(config.quota());
-        session.prefer(config.hint());
-        for (name, path) in &self.resources {
-            let registered = Resource::from_file(path).and_then(|resource| session.register(name, resource));
-            registered.map_err(|error| Failed::because(&error))?;
-        }
-        session.preload().map_err(|error| Failed::because(&error))?;
-        Ok(Some(Extension { session: Arc::new(session), requests: false }))
+        let Some(open) = opens else {
+            return Err(Failed::Because(
+                "there are no accelerators in this program; `kernlet solo5-hvt` has them".to_owned(),
+            ));
+        };
+        let session = open(&self.resources).map_err(|error| Failed::because(&*error))?;
+        Ok(Some(Extension { session, requests: false }))
     }
 }
+
+/// Where a debugger is waited for when nobody says otherwise.
+const GDB_PORT: u16 = 1234;
 
 impl Tender {
     fn warn(&self, text: &str) {
@@ -173,14 +178,18 @@ impl Tender {
     }
 
     fn usage(&self) -> String {
-        let (core, modules) = match self.target {
+        let (core, more, modules) = match self.target {
             Target::Hvt => (
                 "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
                  carried out)\n  [ --accel ] (give the guest accelerators, as the environment configures them)\n  \
                  [ --accel-resource:NAME=PATH ] (the same, with the file at PATH as resource NAME)\n",
-                "",
+                "gdb dumpcore ",
+                "    --gdb (optional flag for running in a gdb debug session)\n    \
+                     [ --gdb-port=1234 ] (port to use) \n    \
+                     --dumpcore=DIR (enable guest core dump on abort/trap)\n",
             ),
             Target::Spt => (
+                "",
                 "",
                 "    --x-exec-heap (make the heap executable). WARNING: This option is dangerous and not recommended as it \
                  makes the heap and stack executable.\n",
@@ -194,7 +203,7 @@ impl Tender {
                [ --mem=512 ] (guest memory in MB)\n    \
                  --help (display this help)\n    \
                  --version (display version information)\n\
-             {core}Compiled-in modules: core block net \n\
+             {core}Compiled-in modules: core {more}block net \n\
              Compiled-in module options:\n\
              {modules}    \
                  --block:NAME=PATH (attach block device/file at PATH as block storage NAME)\n  \
@@ -236,7 +245,8 @@ impl Tender {
         let bytes = std::fs::read(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
         let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
-        let Options { memory, ring, executable_heap, devices, accelerators } = self.options(given, &image)?;
+        let chosen = self.options(given, &image)?;
+        let Options { memory, ring, executable_heap, devices, accelerators, core, gdb, gdb_port } = chosen;
         if self.target == Target::Spt {
             let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
             return match spt::run(&image, devices, &command_line, memory, executable_heap) {
@@ -248,28 +258,84 @@ impl Tender {
         }
         exit_on_signals(&self.program);
         let memory = self.memory(memory)?;
-        let hypervisor = Hypervisor::open().map_err(|error| Failed::because(&error))?;
+        let core = core.map(|folder| CoreDump::into_folder(&folder)).transpose();
+        let core = core.map_err(|error| Failed::because(&error))?;
+        let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
-        let (config, extension) = (Config { memory, ring }, accelerators.open()?);
-        let machine = Machine::boot_with(&hypervisor, &image, devices, &command_line, config, extension);
+        let (config, extension) = (Config { memory, ring }, accelerators.open(self.accelerators)?);
+        let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, config, extension);
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
             BootError::Devices(error) => not_attached(&error),
             error => Failed::because(&error),
         })?;
-        // All that it needs is open. What the host does not permit, a stock tender would not have either.
-        let _ = Jail::plan(Mode::BestEffort).only(&[Layer::NoNewPrivileges, Layer::Landlock]).enter();
-        match machine.run(&mut Stdout, None) {
-            Ok(halted) => Ok(ExitCode::from(halted.status.to_le_bytes()[0])),
+        if gdb {
+            machine.debug(Box::new(Debugger::new(self.wait_for_gdb(gdb_port, kernel)?, StopAt::Entry)));
+        }
+        // All that it needs is open, but for a core's file. What the host does not permit, a stock tender would not have
+        // either.
+        let layers = [Layer::NoNewPrivileges, Layer::Landlock];
+        let layers = if core.is_some() { &layers[..1] } else { &layers[..] };
+        let _ = Jail::plan(Mode::BestEffort).only(layers).enter();
+        let ended = machine.run(&mut Stdout, None);
+        let status = ended.as_ref().ok().map(|halted| halted.status.to_le_bytes()[0]);
+        machine.end_debugging(status);
+        match ended {
+            Ok(halted) => {
+                if let Some(core) = core.filter(|_| halted.gave_up()) {
+                    self.dump_core(&core, &mut machine, &halted);
+                }
+                Ok(ExitCode::from(halted.status.to_le_bytes()[0]))
+            }
             Err(End::Fatal { text }) => Err(Failed::Said(text)),
             Err(error) => Err(Failed::because(&error)),
         }
     }
 
+    /// Waits until a debugger has connected, of this host only.
+    fn wait_for_gdb(&self, port: u16, kernel: &OsStr) -> Result<TcpStream, Failed> {
+        let failed =
+            |error: io::Error| Failed::Because(format!("GDB: Cannot listen on port {port}: {}", plain(&error)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        self.warn("Waiting for a debugger. Connect to it like this:");
+        self.warn(&format!("\tgdb --ex=\"target remote localhost:{port}\" {}", kernel.to_string_lossy()));
+        let (connection, from) = listener.accept().map_err(failed)?;
+        self.warn(&format!("Connection from debugger at {}", from.ip()));
+        Ok(connection)
+    }
+
+    /// What goes wrong is said, and changes nothing about how the guest has ended.
+    fn dump_core(&self, core: &CoreDump, machine: &mut Machine, halted: &Halted) {
+        let (file, path) = match core.create(std::process::id()) {
+            Ok(made) => made,
+            Err(error) => return self.warn(&format!("dumpcore: open: {}", plain(&error))),
+        };
+        self.warn(&format!("dumpcore: dumping guest core to: {}", path.display()));
+        match machine.dump_core(halted, &file) {
+            Ok(Core { dumped, total }) => {
+                self.warn(&format!("dumpcore: dumped {dumped} pages of total {total} pages"));
+            }
+            Err(error) => {
+                self.warn(&format!("dumpcore: {}", plain(&error)));
+                self.warn("dumpcore: error(s) dumping core, file may be incomplete");
+            }
+        }
+    }
+
     fn options(&self, given: &[OsString], image: &Image) -> Result<Options, Failed> {
         let devices = Devices::new(image.manifest());
-        let accelerators = Accelerators::default();
-        let mut options = Options { memory: MEMORY, ring: Ring::Auto, executable_heap: false, devices, accelerators };
+        let mut options = Options {
+            memory: MEMORY,
+            ring: Ring::Auto,
+            executable_heap: false,
+            devices,
+            accelerators: Accelerators::default(),
+            core: None,
+            gdb: false,
+            gdb_port: GDB_PORT,
+        };
+        let is_hvt = self.target == Target::Hvt;
         for option in given {
             let text = option.to_str().unwrap_or_default();
             let known = if let Some(memory) = text.strip_prefix("--mem=") {
@@ -282,7 +348,17 @@ impl Tender {
                 );
                 options.executable_heap = true;
                 true
-            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| self.target == Target::Hvt) {
+            } else if is_hvt && text == "--gdb" {
+                options.gdb = true;
+                true
+            } else if let Some(port) = text.strip_prefix("--gdb-port=").filter(|_| is_hvt) {
+                let malformed = || Failed::Because("Malformed argument to --gdb-port".to_owned());
+                options.gdb_port = port.parse().map_err(|_| malformed())?;
+                true
+            } else if let Some(folder) = option.as_bytes().strip_prefix(b"--dumpcore=").filter(|_| is_hvt) {
+                options.core = Some(PathBuf::from(OsStr::from_bytes(folder)));
+                true
+            } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| is_hvt) {
                 options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
                 true
             } else if self.target == Target::Hvt && options.accelerators.option(text) {
