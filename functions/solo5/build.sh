@@ -14,13 +14,13 @@ esac
 flags="-O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fstack-protector-strong -mstack-protector-guard=global -fcf-protection=none -mno-red-zone
   -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -mtls-direct-seg-refs -DABI_TARGET=$number -fmacro-prefix-map=$here/="
 mkdir -p "$folder"
-# Vector registers are for the guest that is about them: there are hosts where they do not work at ring 0.
+# Vector registers are for the guests that compute with floats themselves: there are hosts where they do not work at ring 0.
 scalar=-mgeneral-regs-only
 # shellcheck disable=SC2086 # the flags are words
 runtime=$folder/.runtime.$target.$$.o
 gcc $flags $scalar -c -o "$runtime" "$here/runtime.c"
 for name in "$@"; do
-  [ "$name" = float ] && registers= || registers=$scalar
+  case $name in float | classify) registers= ;; *) registers=$scalar ;; esac
   # Complete before it has its name: tests build the same guest at the same time.
   # shellcheck disable=SC2086
   gcc $flags $registers -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=0x1000 -Wl,-z,noexecstack \

@@ -16,6 +16,7 @@ mod request_encoding;
 mod saved_template;
 pub mod seeds;
 mod server_frames;
+mod solo5_extension;
 mod solo5_guest;
 mod touch;
 
@@ -29,4 +30,5 @@ pub use onnx_guard::onnx_guard;
 pub use request_encoding::request_encoding;
 pub use saved_template::saved_template;
 pub use server_frames::server_frames;
+pub use solo5_extension::solo5_extension;
 pub use solo5_guest::solo5_guest;

@@ -10,6 +10,7 @@ use kernlet_abi::{
     fields::encode_lengths,
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number},
     message::ResponseHead,
+    solo5::{self, ReadRequest, Respond},
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "onnx_guard", run: crate::onnx_guard, inputs: models() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
+        Seeds { target: "solo5_extension", run: crate::solo5_extension, inputs: extension_calls() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
         Seeds { target: "server_frames", run: crate::server_frames, inputs: crate::server_frames::right() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
@@ -267,6 +269,27 @@ fn batches() -> [Vec<u8>; 3] {
         round(&[batch.as_bytes(), calls.as_bytes()].concat()[..], args.as_bytes())
     };
     [batch([copy, noop]), batch([copy, copy]), [batch([noop, copy]), batch([noop, noop])].concat()]
+}
+
+/// What native guests have as well, and what they have not.
+fn extension_calls() -> Vec<Vec<u8>> {
+    let find = FindResource { head: head(number::FIND_RESOURCE), name: span(MORE, 5), ..FindResource::default() };
+    let ask = |part, offset, buffer| {
+        let call = ReadRequest { head: head(solo5::number::REQUEST), part, offset, buffer, ..ReadRequest::default() };
+        round(&call, b"")
+    };
+    let response = ResponseHead { status: 200, reserved: 0, headers: span(MORE, 6), body: span(MORE, 9) };
+    let respond = round(&Respond { head: head(solo5::number::RESPOND), response }, b"\x01\0\x01\0abcde");
+    let mut calls = vec![
+        round(&find, b"model"),
+        accel(operation::NOOP, &[]),
+        ask(solo5::part::BODY, 0, span(0, 0)),
+        ask(solo5::part::BODY, 3, span(MORE, 64)),
+        ask(solo5::part::HEADERS, 0, span(MORE, 64)),
+        [ask(solo5::part::QUERY, 0, span(MORE, 8)), respond.clone(), respond].concat(),
+    ];
+    calls.extend(accelerations());
+    calls
 }
 
 fn messages() -> Vec<Vec<u8>> {

@@ -24,6 +24,7 @@ pub mod fields;
 pub mod hypercall;
 pub mod map;
 pub mod message;
+pub mod solo5;
 
 /// Version of everything in this crate; a guest refuses a monitor with another one, and the monitor
 /// refuses an image whose [`ABI_NOTE_NAME`] note names another one.

@@ -93,10 +93,11 @@ fn read(text: &str) -> Result<Url, &'static str> {
     if host.is_empty() {
         return Err("it has no server");
     }
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse().map_err(|_| "its port is none")?,
-        None if authority.as_str().ends_with(':') => return Err("its port is none"),
-        None => usual_port(is_secure),
+    // One that is too large a number is there, and yet not given.
+    let port = match (authority.port_u16(), authority.as_str().len() > authority.host().len()) {
+        (Some(port), _) => port,
+        (None, true) => return Err("its port is none"),
+        (None, false) => usual_port(is_secure),
     };
     let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let is_dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");

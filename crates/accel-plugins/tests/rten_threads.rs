@@ -3,14 +3,16 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use kernlet_accel::{Config, Runtime};
 
 /// The threads of rten's pools, and the time that each has had, in nanoseconds.
 fn threads() -> BTreeSet<(u32, u64)> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let rten = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with("rten-"));
+    // Others of the process may end meanwhile.
+    let is_rten = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("rten-"));
+    let rten = tasks.filter(is_rten);
     let time = |text: String| text.split(' ').next().unwrap().parse().unwrap();
     rten.map(|task| {
         let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();

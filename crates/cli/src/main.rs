@@ -126,7 +126,7 @@ impl Context {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = kernlet_tender::called() {
+    if let Some(code) = kernlet_tender::called(commands::tender::open_accelerators) {
         return code;
     }
     let CommandLine { global, command } = CommandLine::parse();

@@ -2,32 +2,32 @@
 //! runtime while the guest stands still, and the outcome is written back. Called for hypercalls only. Never keeps a
 //! range beyond the operation that it belongs to.
 
-use std::{sync::Arc, time::Instant};
+use std::time::{Duration, Instant};
 
 use kernlet_abi::{
     Span,
     accel::{ARGS_MAX, AccelArg, AccelBatch, AccelCall, BATCH_MAX, ERROR_MAX},
     hypercall::{CallHead, number, status},
 };
-use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, RawCall, Report, Session};
+use kernlet_accel::{AccelError, Arg, Data, Dims, Dtype, RawCall, Report};
 
 use crate::{
     borrow::{self, Argument},
     crash::Cause,
-    hypercall::{BLOCK, CallContext, GuestView},
+    hypercall::{BLOCK, GuestAccess, Operations},
 };
 
 /// Carries out the operation whose call is at `block`; the status of the call.
-pub(crate) fn one(guest: &mut GuestView, context: &mut CallContext, block: u64) -> Result<i32, Cause> {
+pub(crate) fn one(guest: &mut impl GuestAccess, operations: &mut Operations<'_>, block: u64) -> Result<i32, Cause> {
     let prepared = Prepared::load(guest, block)?;
     let arguments = prepared.arguments()?;
-    let checked = borrow::check(&guest.layout, &arguments)?;
-    let data = borrow::lend(&mut guest.memory, &checked)?;
+    let checked = borrow::check(guest, &arguments)?;
+    let data = borrow::lend(guest.memory_mut(), &checked)?;
     let outcome = prepared.typed(&mut data.into_iter()).and_then(|mut args| {
-        let turn = Turn::begin(context);
-        let outcome = turn.session.run(prepared.call.operation, &mut args, Some(turn.deadline));
-        turn.end(context);
-        turn.outcome(context, outcome, &args)
+        let turn = Turn::begin(operations);
+        let outcome = operations.session.run(prepared.call.operation, &mut args, turn.deadline);
+        turn.end(operations);
+        operations.outcome(outcome, &args)
     });
     prepared.finish(guest, outcome)
 }
@@ -37,7 +37,11 @@ pub(crate) fn one(guest: &mut GuestView, context: &mut CallContext, block: u64) 
 /// Each is read, checked and carried out when it is its turn, as if it were called by itself, so that one may use what
 /// another wrote, be it a later call's own arguments. Where a plugin takes several at once, those of a batch go there
 /// together if none has to do with another, so that nobody can tell it from the outcome.
-pub(crate) fn batch(guest: &mut GuestView, context: &mut CallContext, batch: &AccelBatch) -> Result<i32, Cause> {
+pub(crate) fn batch(
+    guest: &mut impl GuestAccess,
+    operations: &mut Operations<'_>,
+    batch: &AccelBatch,
+) -> Result<i32, Cause> {
     if batch.count > BATCH_MAX || batch.reserved != 0 {
         return Ok(status::EINVAL);
     }
@@ -45,12 +49,12 @@ pub(crate) fn batch(guest: &mut GuestView, context: &mut CallContext, batch: &Ac
     let table = Span { offset: batch.calls, len: u64::from(batch.count) * size };
     guest.check("the table of a batch's calls", table, true)?;
     let blocks = (0..u64::from(batch.count)).map(|index| batch.calls + index * size);
-    if context.services.accel.takes_batches() && together(guest, context, blocks.clone())? {
+    if operations.session.takes_batches() && together(guest, operations, blocks.clone())? {
         return Ok(status::OK);
     }
     for block in blocks {
         let head: CallHead = guest.load(BLOCK, block, true)?;
-        let result = if head.number == number::ACCEL { one(guest, context, block)? } else { status::EINVAL };
+        let result = if head.number == number::ACCEL { one(guest, operations, block)? } else { status::EINVAL };
         guest.store(block, &CallHead { status: result, ..head })?;
     }
     Ok(status::OK)
@@ -59,8 +63,8 @@ pub(crate) fn batch(guest: &mut GuestView, context: &mut CallContext, batch: &Ac
 /// Carries out the operations of a batch at once. `false`, and nothing is done, where that could be told from one after
 /// the other, and where one of them would end the machine: it does so when it is its turn.
 fn together(
-    guest: &mut GuestView,
-    context: &mut CallContext,
+    guest: &mut impl GuestAccess,
+    operations: &mut Operations<'_>,
     blocks: impl Iterator<Item = u64>,
 ) -> Result<bool, Cause> {
     let Ok(prepared) = blocks.map(|block| Prepared::load(guest, block)).collect::<Result<Vec<_>, _>>() else {
@@ -71,21 +75,21 @@ fn together(
     };
     let arguments = arguments.concat();
     let kept: Vec<Span> = prepared.iter().flat_map(Prepared::kept).collect();
-    let Some(checked) = borrow::check_apart(&guest.layout, &arguments, &kept) else {
+    let Some(checked) = borrow::check_apart(guest, &arguments, &kept) else {
         return Ok(false);
     };
     if prepared.iter().any(|prepared| prepared.call.head.number != number::ACCEL) {
         return Ok(false);
     }
-    let mut data = borrow::lend(&mut guest.memory, &checked)?.into_iter();
+    let mut data = borrow::lend(guest.memory_mut(), &checked)?.into_iter();
     let Ok(mut args) = prepared.iter().map(|one| one.typed(&mut data)).collect::<Result<Vec<_>, _>>() else {
         return Ok(false);
     };
-    let turn = Turn::begin(context);
+    let turn = Turn::begin(operations);
     let calls = prepared.iter().zip(&mut args).map(|(one, args)| RawCall { operation: one.call.operation, args });
-    let outcomes = turn.session.run_batch(&mut calls.collect::<Vec<_>>(), Some(turn.deadline));
-    turn.end(context);
-    let outcomes = outcomes.into_iter().zip(&args).map(|(outcome, args)| turn.outcome(context, outcome, args));
+    let outcomes = operations.session.run_batch(&mut calls.collect::<Vec<_>>(), turn.deadline);
+    turn.end(operations);
+    let outcomes = outcomes.into_iter().zip(&args).map(|(outcome, args)| operations.outcome(outcome, args));
     for (one, outcome) in prepared.into_iter().zip(outcomes.collect::<Vec<_>>()) {
         let (block, head) = (one.block, one.call.head);
         let result = one.finish(guest, outcome)?;
@@ -109,7 +113,7 @@ struct Output {
 }
 
 impl Prepared {
-    fn load(guest: &GuestView, block: u64) -> Result<Self, Cause> {
+    fn load(guest: &impl GuestAccess, block: u64) -> Result<Self, Cause> {
         let call: AccelCall = guest.load(BLOCK, block, true)?;
         if call.arg_count > ARGS_MAX {
             return Err(Cause::TooManyArguments { count: call.arg_count, max: ARGS_MAX });
@@ -151,7 +155,7 @@ impl Prepared {
     }
 
     /// Tells the guest what became of it; the status of the call.
-    fn finish(mut self, guest: &GuestView, outcome: Result<Vec<Output>, AccelError>) -> Result<i32, Cause> {
+    fn finish(mut self, guest: &impl GuestAccess, outcome: Result<Vec<Output>, AccelError>) -> Result<i32, Cause> {
         let (result, message) = match outcome {
             Ok(outputs) => {
                 self.write_outputs(guest, &outputs)?;
@@ -167,7 +171,7 @@ impl Prepared {
         Ok(result)
     }
 
-    fn write_outputs(&mut self, guest: &GuestView, outputs: &[Output]) -> Result<(), Cause> {
+    fn write_outputs(&mut self, guest: &impl GuestAccess, outputs: &[Output]) -> Result<(), Cause> {
         let mut at = self.call.args;
         for (descriptor, output) in self.descriptors.iter_mut().zip(outputs) {
             let sizes = output.dims.sizes();
@@ -184,40 +188,35 @@ impl Prepared {
 
 /// An invocation's turn at the accelerators.
 struct Turn {
-    session: Arc<Session>,
     begun: Instant,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 impl Turn {
-    fn begin(context: &CallContext) -> Self {
-        let (session, begun) = (Arc::clone(&context.services.accel), Instant::now());
-        let deadline = match context.limits.accel_time {
-            Some(limit) => context.deadline.min(begun + limit.saturating_sub(context.usage.accel)),
-            None => context.deadline,
-        };
-        Self { session, begun, deadline }
+    fn begin(operations: &Operations<'_>) -> Self {
+        let begun = Instant::now();
+        let left = |limit: Duration| begun + limit.saturating_sub(operations.usage.accel);
+        let allowed = operations.limits.accel_time.map(left);
+        Self { begun, deadline: operations.deadline.into_iter().chain(allowed).min() }
     }
 
-    fn end(&self, context: &mut CallContext) {
-        context.usage.accel += self.begun.elapsed();
+    fn end(&self, operations: &mut Operations<'_>) {
+        operations.usage.accel += self.begun.elapsed();
     }
+}
 
+impl Operations<'_> {
     /// What became of an operation: what the host wrote, or the error that the guest is told.
-    fn outcome(
-        &self,
-        context: &mut CallContext,
-        outcome: Result<Report, AccelError>,
-        args: &[Arg<'_>],
-    ) -> Result<Vec<Output>, AccelError> {
-        context.accelerated = outcome.as_ref().ok().copied();
-        let Report { bytes_copied, .. } = match (outcome, context.limits.accel_time) {
-            (Err(error), Some(limit)) if error.status() == status::ETIMEDOUT && Instant::now() < context.deadline => {
+    fn outcome(&mut self, outcome: Result<Report, AccelError>, args: &[Arg<'_>]) -> Result<Vec<Output>, AccelError> {
+        *self.report = outcome.as_ref().ok().copied();
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let Report { bytes_copied, .. } = match (outcome, self.limits.accel_time) {
+            (Err(error), Some(limit)) if error.status() == status::ETIMEDOUT && in_time => {
                 return Err(AccelError::TimeUsedUp { limit });
             }
             (outcome, _) => outcome?,
         };
-        context.usage.bytes_copied += bytes_copied;
+        self.usage.bytes_copied += bytes_copied;
         let output = |arg: &Arg<'_>| Output { dtype: arg.dtype, dims: arg.dims, written: arg.written };
         Ok(args.iter().map(output).collect())
     }

@@ -7,7 +7,7 @@ use kernlet_abi::{
 };
 use kernlet_accel::Data;
 
-use crate::{crash::Cause, layout::Layout, memory::GuestMemory};
+use crate::{crash::Cause, hypercall::GuestAccess, memory::GuestMemory};
 
 /// How the host uses a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +49,17 @@ impl Argument {
     }
 }
 
-/// Arguments that were checked against one machine's layout and against each other.
+/// Arguments that were checked against one machine's map and against each other.
 #[derive(Debug)]
 pub(crate) struct Checked<'a> {
     arguments: &'a [Argument],
 }
 
 /// Checks that the guest may use each range as it says, and that no written range overlaps another.
-pub(crate) fn check<'a>(layout: &Layout, arguments: &'a [Argument]) -> Result<Checked<'a>, Cause> {
+pub(crate) fn check<'a>(guest: &impl GuestAccess, arguments: &'a [Argument]) -> Result<Checked<'a>, Cause> {
     for (second, argument) in arguments.iter().enumerate() {
         let write = argument.is_written();
-        if !layout.allows(argument.span, write) {
+        if !guest.allows(argument.span, write) {
             let Span { offset, len } = argument.span;
             return Err(Cause::BadPointer { what: "an accelerator argument", offset, len, write });
         }
@@ -73,8 +73,12 @@ pub(crate) fn check<'a>(layout: &Layout, arguments: &'a [Argument]) -> Result<Ch
 
 /// Checks the ranges of several calls that are carried out at once: `None` where the guest may not use one as it says, or
 /// where a range that is written overlaps any other one or one of `kept`, of which no two may overlap either.
-pub(crate) fn check_apart<'a>(layout: &Layout, arguments: &'a [Argument], kept: &[Span]) -> Option<Checked<'a>> {
-    if !arguments.iter().all(|argument| layout.allows(argument.span, argument.is_written())) {
+pub(crate) fn check_apart<'a>(
+    guest: &impl GuestAccess,
+    arguments: &'a [Argument],
+    kept: &[Span],
+) -> Option<Checked<'a>> {
+    if !arguments.iter().all(|argument| guest.allows(argument.span, argument.is_written())) {
         return None;
     }
     let used = arguments.iter().map(|argument| (argument.span, argument.is_written()));

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     crash::Cause,
-    hypercall::GuestView,
+    hypercall::{GuestAccess, GuestView},
     message::{Request, Response, encode_headers},
 };
 
@@ -61,7 +61,7 @@ pub(crate) fn write_request(
 
 /// Copies the response whose head is at `offset` into `to`, in place of what was there; `limit` is for its body, in
 /// bytes. Usage is not filled in.
-pub(crate) fn read_response(view: &GuestView, offset: u64, limit: u64, to: &mut Response) -> Result<(), Cause> {
+pub(crate) fn read_response(view: &impl GuestAccess, offset: u64, limit: u64, to: &mut Response) -> Result<(), Cause> {
     if offset == 0 {
         return Err(bad_response("the function asked for the next request without answering this one"));
     }

@@ -28,6 +28,8 @@ use crate::{
     trace::Trace,
 };
 
+pub use crate::solo5::sandbox::Sandbox as Solo5Sandbox;
+
 /// What the page tables say of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -312,7 +314,7 @@ impl Solo5TemplateReader {
     /// # Errors
     /// It cannot be laid out.
     pub fn new(image: &solo5::Image, memory: u64, accel: &Session) -> Result<Self, Cause> {
-        let shape = solo5::saved::Saved::new(image, memory)?;
+        let shape = solo5::saved::Saved::new(image, memory, &[])?;
         let config = MachineConfig { memory, request_limit: 4096, response_limit: 4096, environment: Vec::new() };
         let key = TemplateKey::of_solo5(Some(&CpuId::new(0).unwrap()), image, &config, accel, "");
         Ok(Self { shape, key })

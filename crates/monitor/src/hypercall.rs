@@ -1,7 +1,10 @@
 //! Serves hypercalls: reads an argument block that a hostile guest wrote, checks every range in it against
 //! the machine's layout, acts, and writes the answer back. Called by the run loop, with the guest stopped.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use kernlet_abi::{
     ABI_VERSION, Span,
@@ -10,7 +13,7 @@ use kernlet_abi::{
         number, status,
     },
 };
-use kernlet_accel::Report;
+use kernlet_accel::{Report, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -48,10 +51,33 @@ pub(crate) struct GuestView {
     pub(crate) layout: Layout,
 }
 
-impl GuestView {
+impl GuestAccess for GuestView {
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut GuestMemory {
+        &mut self.memory
+    }
+
+    fn allows(&self, span: Span, write: bool) -> bool {
+        self.layout.allows(span, write)
+    }
+}
+
+/// A guest's memory and what the guest may do there, of whichever machine type: all that calls reach of a guest goes through
+/// here.
+pub(crate) trait GuestAccess {
+    fn memory(&self) -> &GuestMemory;
+
+    fn memory_mut(&mut self) -> &mut GuestMemory;
+
+    /// Whether the guest itself may read (or write) all of `span`; an empty span is nowhere, so it may.
+    fn allows(&self, span: Span, write: bool) -> bool;
+
     /// Checks that the guest may use a range so.
-    pub(crate) fn check(&self, what: &'static str, span: Span, write: bool) -> Result<(), Cause> {
-        if self.layout.allows(span, write) {
+    fn check(&self, what: &'static str, span: Span, write: bool) -> Result<(), Cause> {
+        if self.allows(span, write) {
             Ok(())
         } else {
             Err(Cause::BadPointer { what, offset: span.offset, len: span.len, write })
@@ -59,42 +85,39 @@ impl GuestView {
     }
 
     /// Reads a structure that the guest may use so.
-    pub(crate) fn load<T: FromBytes + IntoBytes>(
-        &self,
-        what: &'static str,
-        offset: u64,
-        write: bool,
-    ) -> Result<T, Cause> {
+    fn load<T: FromBytes + IntoBytes>(&self, what: &'static str, offset: u64, write: bool) -> Result<T, Cause> {
         let span = Span { offset, len: size_of::<T>() as u64 };
         self.check(what, span, write)?;
-        self.memory.load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
+        self.memory().load(offset).map_err(|_| Cause::BadPointer { what, offset, len: span.len, write })
     }
 
     /// Copies out a range that the guest may read; an empty one may be anywhere.
-    pub(crate) fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
+    fn read(&self, what: &'static str, span: Span) -> Result<Vec<u8>, Cause> {
         let mut bytes = Vec::new();
         self.read_into(what, span, &mut bytes)?;
         Ok(bytes)
     }
 
     /// As [`Self::read`], in place of what `to` holds.
-    pub(crate) fn read_into(&self, what: &'static str, span: Span, to: &mut Vec<u8>) -> Result<(), Cause> {
+    fn read_into(&self, what: &'static str, span: Span, to: &mut Vec<u8>) -> Result<(), Cause> {
         self.check(what, span, false)?;
         let Span { offset, len } = span;
-        self.memory.read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
+        self.memory().read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
     }
 
-    pub(crate) fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
+    /// Writes a structure to where one was loaded for writing.
+    fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
         self.write(offset, value.as_bytes())
     }
 
     /// Writes to a range that was checked before.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         if bytes.is_empty() {
             return Ok(());
         }
         let len = bytes.len() as u64;
-        self.memory.write(offset, bytes).map_err(|_| Cause::BadPointer { what: "an answer", offset, len, write: true })
+        let outside = |_| Cause::BadPointer { what: "an answer", offset, len, write: true };
+        self.memory().write(offset, bytes).map_err(outside)
     }
 
     /// Text of at most `max` bytes; the rest is cut, bad UTF-8 is replaced.
@@ -135,6 +158,23 @@ impl CallContext {
             accelerated: None,
         }
     }
+
+    fn operations(&mut self) -> Operations<'_> {
+        let Self { services, limits, usage, deadline, accelerated, .. } = self;
+        Operations { session: &services.accel, limits, usage, deadline: Some(*deadline), report: accelerated }
+    }
+}
+
+/// What accelerator operations need besides memory, and where it is kept how they went.
+#[derive(Debug)]
+pub(crate) struct Operations<'a> {
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) limits: &'a Limits,
+    pub(crate) usage: &'a mut Usage,
+    /// The request's; nothing bounds a guest that has none.
+    pub(crate) deadline: Option<Instant>,
+    /// How the last one went.
+    pub(crate) report: &'a mut Option<Report>,
 }
 
 /// Serves the call whose argument block is at `block`.
@@ -153,11 +193,14 @@ pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64
             guest.store(block, &clock(context, call))?;
         }
         number::ENTROPY => result = entropy(guest, &guest.load(BLOCK, block, true)?)?,
-        number::ACCEL => result = accelerate::one(guest, context, block)?,
-        number::ACCEL_BATCH => result = accelerate::batch(guest, context, &guest.load(BLOCK, block, true)?)?,
+        number::ACCEL => result = accelerate::one(guest, &mut context.operations(), block)?,
+        number::ACCEL_BATCH => {
+            let batch = guest.load(BLOCK, block, true)?;
+            result = accelerate::batch(guest, &mut context.operations(), &batch)?;
+        }
         number::FIND_RESOURCE => {
             let call: FindResource = guest.load(BLOCK, block, true)?;
-            result = find_resource(guest, context, block, call)?;
+            result = find_resource(guest, &context.services.accel, block, call)?;
         }
         number::EXIT => return Err(exit(guest, &guest.load(BLOCK, block, true)?)?),
         number => return Err(Cause::UnknownHypercall { number }),
@@ -203,9 +246,15 @@ fn entropy(guest: &GuestView, call: &Entropy) -> Result<i32, Cause> {
     Ok(status::OK)
 }
 
-fn find_resource(guest: &GuestView, context: &CallContext, block: u64, call: FindResource) -> Result<i32, Cause> {
+/// Looks a resource up by its name; gives the call's status.
+pub(crate) fn find_resource(
+    guest: &impl GuestAccess,
+    session: &Session,
+    block: u64,
+    call: FindResource,
+) -> Result<i32, Cause> {
     let name = guest.text("a resource's name", call.name, RESOURCE_NAME_MAX)?;
-    let Some((id, size)) = context.services.accel.find(&name) else {
+    let Some((id, size)) = session.find(&name) else {
         return Ok(status::ENOENT);
     };
     guest.store(block, &FindResource { id: id.get(), size, ..call })?;

@@ -26,7 +26,7 @@ use kernlet_accel::{Dtype, Operation};
 
 use crate::{
     crash::Cause,
-    hypercall::{self, CallContext, Flow, GuestView},
+    hypercall::{self, CallContext, Flow, GuestAccess as _, GuestView},
     message::{Level, Request},
 };
 

@@ -1,6 +1,6 @@
 //! Solo5's tenders: `kernlet solo5-hvt` and `kernlet solo5-spt`, also where `kernlet` is called by these names, and programs
-//! of these names. Arguments, output and exit codes are those that people, scripts and container runtimes know; `--ring` is
-//! ours. It needs no platform.
+//! of these names. Arguments, output and exit codes are those that people, scripts and container runtimes know; `--ring`,
+//! `--accel` and `--accel-resource` are ours. It needs no platform.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -12,13 +12,15 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
+use kernlet_accel::Session;
 use kernlet_jail::{Jail, Layer, Mode};
 pub use kernlet_monitor::solo5::Target;
 use kernlet_monitor::solo5::{
     ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, Core, CoreDump, DeviceKind, Devices, End,
-    FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
+    Extension, FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
     spt::{self, SptError},
 };
 use kernlet_monitor::{Debugger, Hypervisor, StopAt};
@@ -32,26 +34,30 @@ const INTERFACE_MAX: usize = 19;
 /// Memory of a guest where nobody says how much, in bytes.
 const MEMORY: u64 = 512 << 20;
 
-/// All of a tender's program.
+/// Opens what a guest may have of accelerators, with these files as resources by their names. It is the program's that has them:
+/// plugins take longer to load than a short guest to run.
+pub type OpenAccelerators = fn(&[(String, String)]) -> Result<Arc<Session>, Box<dyn std::error::Error>>;
+
+/// All of a tender's program, without accelerators.
 #[must_use]
 pub fn main(target: Target) -> ExitCode {
     let mut arguments = env::args_os();
     let own = arguments.next().unwrap_or_default();
     let name = Path::new(&own).file_name().and_then(OsStr::to_str).unwrap_or(target.tender());
-    run(target, name, &arguments.collect::<Vec<_>>())
+    run(target, name, &arguments.collect::<Vec<_>>(), None)
 }
 
 /// The tender that this process is to be, if it is one: by its own name, or by its first argument.
 #[must_use]
-pub fn called() -> Option<ExitCode> {
+pub fn called(accelerators: OpenAccelerators) -> Option<ExitCode> {
     let mut arguments = env::args_os();
     let own = arguments.next()?;
     let name = Path::new(&own).file_name()?.to_str()?;
     if let Some(target) = target(name) {
-        return Some(run(target, name, &arguments.collect::<Vec<_>>()));
+        return Some(run(target, name, &arguments.collect::<Vec<_>>(), Some(accelerators)));
     }
     let target = target(arguments.next()?.to_str()?)?;
-    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>()))
+    Some(run(target, target.tender(), &arguments.collect::<Vec<_>>(), Some(accelerators)))
 }
 
 fn target(name: &str) -> Option<Target> {
@@ -62,8 +68,8 @@ fn target(name: &str) -> Option<Target> {
 
 /// Runs a tender under this name with these arguments, until its guest has ended.
 #[must_use]
-pub fn run(target: Target, program: &str, arguments: &[OsString]) -> ExitCode {
-    let tender = Tender { program: program.to_owned(), target };
+pub fn run(target: Target, program: &str, arguments: &[OsString], accelerators: Option<OpenAccelerators>) -> ExitCode {
+    let tender = Tender { program: program.to_owned(), target, accelerators };
     match tender.run(arguments) {
         Ok(status) => status,
         Err(failed) => {
@@ -93,6 +99,7 @@ impl Failed {
 struct Tender {
     program: String,
     target: Target,
+    accelerators: Option<OpenAccelerators>,
 }
 
 /// What the options say.
@@ -101,11 +108,51 @@ struct Options {
     ring: Ring,
     executable_heap: bool,
     devices: Devices,
+    accelerators: Accelerators,
     /// Where a core is dumped.
     core: Option<PathBuf>,
     /// Whether a debugger is waited for, and on which port.
     gdb: bool,
     gdb_port: u16,
+}
+
+/// What the guest is given of accelerators, which a stock tender has not.
+#[derive(Default)]
+struct Accelerators {
+    wanted: bool,
+    /// Names and files.
+    resources: Vec<(String, String)>,
+}
+
+impl Accelerators {
+    /// Whether an option is about them.
+    fn option(&mut self, text: &str) -> bool {
+        if text == "--accel" {
+            self.wanted = true;
+            return true;
+        }
+        let resource = text.strip_prefix("--accel-resource:").and_then(|rest| rest.split_once('='));
+        let Some((name, path)) = resource.filter(|(name, path)| !name.is_empty() && !path.is_empty()) else {
+            return false;
+        };
+        self.wanted = true;
+        self.resources.push((name.to_owned(), path.to_owned()));
+        true
+    }
+
+    /// The extension, if it is wanted and can be had here.
+    fn open(&self, opens: Option<OpenAccelerators>) -> Result<Option<Extension>, Failed> {
+        if !self.wanted {
+            return Ok(None);
+        }
+        let Some(open) = opens else {
+            return Err(Failed::Because(
+                "there are no accelerators in this program; `kernlet solo5-hvt` has them".to_owned(),
+            ));
+        };
+        let session = open(&self.resources).map_err(|error| Failed::because(&*error))?;
+        Ok(Some(Extension { session, requests: false }))
+    }
 }
 
 /// Where a debugger is waited for when nobody says otherwise.
@@ -134,7 +181,8 @@ impl Tender {
         let (core, more, modules) = match self.target {
             Target::Hvt => (
                 "  [ --ring=auto ] (0, 3 or auto: run the guest at ring 0, or at ring 3 with its privileged instructions \
-                 carried out)\n",
+                 carried out)\n  [ --accel ] (give the guest accelerators, as the environment configures them)\n  \
+                 [ --accel-resource:NAME=PATH ] (the same, with the file at PATH as resource NAME)\n",
                 "gdb dumpcore ",
                 "    --gdb (optional flag for running in a gdb debug session)\n    \
                      [ --gdb-port=1234 ] (port to use) \n    \
@@ -198,7 +246,7 @@ impl Tender {
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
         let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
         let chosen = self.options(given, &image)?;
-        let Options { memory, ring, executable_heap, devices, core, gdb, gdb_port } = chosen;
+        let Options { memory, ring, executable_heap, devices, accelerators, core, gdb, gdb_port } = chosen;
         if self.target == Target::Spt {
             let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
             return match spt::run(&image, devices, &command_line, memory, executable_heap) {
@@ -214,7 +262,8 @@ impl Tender {
         let core = core.map_err(|error| Failed::because(&error))?;
         let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
-        let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, Config { memory, ring });
+        let (config, extension) = (Config { memory, ring }, accelerators.open(self.accelerators)?);
+        let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, config, extension);
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
             BootError::Devices(error) => not_attached(&error),
@@ -281,6 +330,7 @@ impl Tender {
             ring: Ring::Auto,
             executable_heap: false,
             devices,
+            accelerators: Accelerators::default(),
             core: None,
             gdb: false,
             gdb_port: GDB_PORT,
@@ -310,6 +360,8 @@ impl Tender {
                 true
             } else if let Some(ring) = text.strip_prefix("--ring=").filter(|_| is_hvt) {
                 options.ring = ring.parse().map_err(|error| Failed::because(&error))?;
+                true
+            } else if self.target == Target::Hvt && options.accelerators.option(text) {
                 true
             } else {
                 self.device_option(text, &mut options.devices)?

@@ -27,6 +27,7 @@ Examples:
   kernlet build functions/echo
   kernlet build functions/classify -t classify:v1
   kernlet build hello.hvt -t hello
+  kernlet build classify.hvt --resource model=mobilenet.onnx --resource labels=labels.txt
   kernlet build server.hvt -t server --annotation dev.kernlet.solo5.mode=server
   kernlet build shop.hvt --block goods=goods.img --scratch basket=16Mi")]
 pub(crate) struct Args {
@@ -38,6 +39,16 @@ pub(crate) struct Args {
     /// Annotation of the image, in place of what it would have (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     annotation: Vec<(String, String)>,
+    #[command(flatten)]
+    beside: BesideArgs,
+}
+
+/// What goes with a Solo5 unikernel that is built already; a folder says it in its `Cargo.toml`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct BesideArgs {
+    /// File that a Solo5 unikernel's accelerator operations know by NAME (may be repeated)
+    #[arg(long = "resource", value_name = "NAME=FILE", value_parser = key_value)]
+    resources: Vec<(String, String)>,
     #[command(flatten)]
     blocks: BlockArgs,
 }
@@ -107,7 +118,7 @@ impl BlockArgs {
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let store = Store::open(context.home()?.path())?;
-    let image = build(&store, &args.dir, args.tag.clone(), &args.blocks, &args.annotation)?;
+    let image = build(&store, &args.dir, args.tag.clone(), &args.beside, &args.annotation)?;
     output::line(&image.reference.to_string())
 }
 
@@ -116,11 +127,20 @@ pub(super) fn build(
     store: &Store,
     dir: &Path,
     tag: Option<Reference>,
-    blocks: &BlockArgs,
+    beside: &BesideArgs,
     annotations: &[(String, String)],
 ) -> anyhow::Result<ImageInfo> {
     let step = Step::start(format!("build {}", dir.display()));
-    let Built { package, mut parts } = compile(&step, dir, blocks)?;
+    let Built { package, mut parts } = compile(&step, dir, &beside.blocks)?;
+    if dir.is_dir() && !beside.resources.is_empty() {
+        bail!("{} is a folder: its resources are in its Cargo.toml, --resource goes with a file", dir.display());
+    }
+    for (name, file) in &beside.resources {
+        if parts.resources.iter().any(|(other, _)| other == name) {
+            bail!("--resource {name} is there twice; give each a name of its own");
+        }
+        parts.resources.push((name.clone(), file.into()));
+    }
     parts.annotations.extend(annotations.iter().cloned());
     FunctionConfig::from_annotations(&parts.annotations).context("the image cannot have these annotations")?;
     let name = tag

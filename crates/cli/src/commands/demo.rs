@@ -163,7 +163,7 @@ fn build_images(root: &Path, home: &Home) -> anyhow::Result<()> {
     for function in FUNCTIONS {
         let dir = relative_to_here(&root.join("functions").join(function));
         let tag: Reference = function.parse().context("the demo's image has a bad name")?;
-        build::build(&store, &dir, Some(tag), &build::BlockArgs::default(), &[])?;
+        build::build(&store, &dir, Some(tag), &build::BesideArgs::default(), &[])?;
     }
     Ok(())
 }

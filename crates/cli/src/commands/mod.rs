@@ -16,7 +16,7 @@ mod remove;
 mod rmi;
 mod run;
 mod scale;
-mod tender;
+pub(crate) mod tender;
 mod up;
 mod watchdog;
 

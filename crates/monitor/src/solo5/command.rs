@@ -4,6 +4,9 @@
 //! Its template is taken when it first does something that depends on the request: when it looks at its command line,
 //! which until then is not mapped, or makes a hypercall. What bindings do before that, descriptor tables and all, is done
 //! once a function and not once a request. What they print for operators goes to the function's log.
+//!
+//! A guest that knows of the extension can have the request as bytes and hand over the response so. Where the function's
+//! environment says that it does, its command line is the same for all requests, and the template is taken when it asks.
 
 use std::{
     fs::File,
@@ -13,10 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
+
 use super::{
     Config, Console, ConsoleError, Devices, Disk, End, Image,
+    extension::{Exchange, Extension},
     layout::{Layout, told_cycles, write_command_line},
-    machine::{BootError, COMMAND_LINE_MAX, Machine, Stopped, Trap, Until, kvm_host},
+    machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
     saved::{Moment, Saved},
 };
@@ -52,6 +58,10 @@ pub(super) const BANNER: [&str; 4] = [
     "____/\\___/ _|\\___/____/",
 ];
 
+/// Bytes of a line of the log.
+#[allow(clippy::cast_possible_truncation, reason = "some kilobytes")]
+const LINE_MAX: usize = LOG_MESSAGE_MAX as usize;
+
 /// How a request's body becomes a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arguments {
@@ -61,6 +71,20 @@ pub(super) enum Arguments {
     Raw,
     /// As one quoted word.
     Quoted,
+    /// Not at all: the guest asks for it.
+    None,
+}
+
+impl Arguments {
+    /// Until when a guest runs before it depends on a request.
+    fn until(self) -> Until {
+        if self == Self::None { Until::Asked } else { Until::Request }
+    }
+
+    /// The command line that a template has.
+    fn first_line(self, words: &str) -> &[u8] {
+        if self == Self::None { words.as_bytes() } else { &[] }
+    }
 }
 
 /// The clean state of a function's machines. Cheap to clone.
@@ -105,13 +129,25 @@ pub struct UsedCommand {
 
 /// What a guest prints, up to what a response may have, and apart from it what its bindings do.
 #[derive(Debug)]
-struct Output {
-    body: Vec<u8>,
+struct Output<'a> {
+    /// The request, once there is one.
+    request: Option<&'a Request<'a>>,
+    /// What the guest hands over.
+    response: Response,
+    answered: bool,
+    printed: Vec<u8>,
     limit: u64,
     bindings: Vec<u8>,
 }
 
-impl Console for Output {
+impl<'a> Output<'a> {
+    fn new(request: Option<&'a Request<'a>>, limit: u64) -> Self {
+        let (response, printed, bindings) = (Response::default(), Vec::new(), Vec::new());
+        Self { request, response, answered: false, printed, limit, bindings }
+    }
+}
+
+impl Console for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
         // Bindings print a line at a time, and nothing of the guest's with it.
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -121,16 +157,39 @@ impl Console for Output {
             self.bindings.extend_from_slice(if fits { bytes } else { &[] });
             return Ok(());
         }
-        if (self.body.len() + bytes.len()) as u64 > self.limit {
+        if (self.printed.len() + bytes.len()) as u64 > self.limit {
             return Err(ConsoleError::Full { limit: self.limit });
         }
-        self.body.extend_from_slice(bytes);
+        self.printed.extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn exchange(&mut self) -> Option<Exchange<'_>> {
+        let Self { request, response, answered, limit, .. } = self;
+        Some(Exchange { request: (*request)?, response, limit: *limit, answered })
     }
 }
 
-/// Bytes that bindings may print beside a response; what is more is lost.
+/// Bytes that bindings may print beside a response, and a guest beside one that it hands over; what is more is lost.
 pub(super) const LOG_ROOM: usize = 64 * 1024;
+
+/// What a body is answered with that no command line can hold.
+const ZERO_BYTE: &[u8] =
+    b"the request's body has a zero byte, which no command line can have; a function that takes its \
+    body by the call for it says so with solo5_arguments=none\n";
+
+/// Gives texts to the log, line by line.
+fn log(services: &Services, call_id: &str, texts: &[&[u8]], last_lines: &mut LastLines) {
+    for text in texts {
+        let text = text.get(..LOG_ROOM).unwrap_or(text);
+        for line in String::from_utf8_lossy(text).lines() {
+            let line = &line[..line.floor_char_boundary(LINE_MAX)];
+            let level = if line.contains("ABORT") || line.contains("trap:") { Level::Error } else { Level::Info };
+            last_lines.push(level, line);
+            services.log.line(call_id, level, line);
+        }
+    }
+}
 
 impl Template {
     /// Boots a machine and runs its guest until it depends on a request. The machine is the template's first.
@@ -162,27 +221,37 @@ impl Template {
         let began = Instant::now();
         let symbols = Unikernel::of_symbols(image.bytes());
         let cause = |cause| Crash::new(cause, Usage::default());
+        let (words, arguments) = settings(&config.environment);
         let size = Config { memory: config.memory, ring: Ring::Three };
+        let extension = Extension { session: Arc::clone(&services.accel), requests: true };
         let devices = image.devices(&[]).map_err(|error| cause(boot_cause(error.into())))?;
-        let booted = Machine::boot(hypervisor, image, devices, b"", size);
+        let booted =
+            Machine::boot_with(hypervisor, image, devices, arguments.first_line(&words), size, Some(extension));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
-        let Machine { processor, memory, layout, .. } = &mut machine;
-        processor.hide_command_line(memory, layout, true).map_err(cause)?;
+        let hides = arguments != Arguments::None;
+        if hides {
+            let Machine { processor, memory, layout, .. } = &mut machine;
+            processor.hide_command_line(memory, layout, true).map_err(cause)?;
+        }
         if let Some(debugger) = debugger {
             machine.debug(debugger);
         }
-        let mut nothing = Output { body: Vec::new(), limit: 0, bindings: Vec::new() };
-        let stopped = machine.run_until(&mut nothing, Some(deadline), Until::Request);
+        // It prints nothing before it looks at its command line or makes a hypercall.
+        let mut output = Output::new(None, LOG_ROOM as u64);
+        let stopped = machine.run_until(&mut output, Some(deadline), arguments.until());
+        log(&services, "", &[&output.bindings, &output.printed], &mut LastLines::default());
         let at = machine.processor.instruction_pointer();
         let failed = |end| Crash::new(cause_of(end, &symbols, at, deadline, began, Duration::ZERO), Usage::default());
         let in_call = match stopped.map_err(failed)? {
             Stopped::AtCommandLine => false,
-            Stopped::AtHypercall | Stopped::Halted(_) | Stopped::ByLink => true,
+            Stopped::AtHypercall | Stopped::ByLink => true,
+            Stopped::Halted(Halted { status, .. }) => return Err(failed(End::NoRequest { status })),
         };
         let Machine { processor, memory, layout, devices, .. } = &mut machine;
-        processor.hide_command_line(memory, layout, false).map_err(cause)?;
+        if hides {
+            processor.hide_command_line(memory, layout, false).map_err(cause)?;
+        }
         let (frozen, cpu) = processor.freeze(memory, in_call).map_err(cause)?;
-        let (words, arguments) = settings(&config.environment);
         let inner = Inner {
             memory: frozen,
             cpu,
@@ -212,9 +281,9 @@ impl Template {
         config: &MachineConfig,
     ) -> Result<Self, LoadError> {
         kvm_host(hypervisor).map_err(boot_cause)?;
-        let shape = Saved::new(image, config.memory)?;
-        let (memory, cpu, _) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
         let (words, arguments) = settings(&config.environment);
+        let shape = Saved::new(image, config.memory, arguments.first_line(&words))?;
+        let (memory, cpu, _) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
         let inner = Inner {
             memory,
             cpu,
@@ -235,11 +304,12 @@ impl Template {
     /// # Errors
     /// The file cannot be written, or the guest has written to its disks before it depended on a request.
     pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
-        let Inner { memory, cpu, image, disks, .. } = &*self.inner;
+        let Inner { memory, cpu, image, disks, words, arguments, .. } = &*self.inner;
         if disks.iter().any(|(_, disk)| disk.is_written()) {
             return Err(io::Error::other("its guest writes to its block devices at the start"));
         }
-        let shape = Saved::new(image, self.inner.layout.memory).map_err(io::Error::other)?;
+        let shape =
+            Saved::new(image, self.inner.layout.memory, arguments.first_line(words)).map_err(io::Error::other)?;
         shape.write(file, key, memory, cpu, Moment::default())
     }
 
@@ -253,6 +323,7 @@ impl Template {
         let devices = image.devices(disks).and_then(Devices::complete);
         let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
+        machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: true });
         if self.inner.is_loaded {
             let cycles = machine.processor.cycles_per_second().map_err(cause)?;
             if cycles != told_cycles(memory) {
@@ -263,10 +334,13 @@ impl Template {
     }
 }
 
-/// The longest body that fits a command line of a function with this environment, in bytes.
+/// The longest body of a function with this environment, in bytes: what fits a command line, where it becomes one.
 #[must_use]
 pub fn body_max(environment: &[(String, String)]) -> u64 {
-    (COMMAND_LINE_MAX - settings(environment).0.len()) as u64
+    match settings(environment) {
+        (_, Arguments::None) => u64::MAX,
+        (words, _) => (COMMAND_LINE_MAX - words.len()) as u64,
+    }
 }
 
 /// Words for the bindings, and how a body becomes a command line.
@@ -276,6 +350,7 @@ pub(super) fn settings(environment: &[(String, String)]) -> (String, Arguments) 
     let arguments = match value(ARGUMENTS) {
         Some("raw") => Arguments::Raw,
         Some("quoted") => Arguments::Quoted,
+        Some("none") => Arguments::None,
         _ => Arguments::Safe,
     };
     (format!("--solo5:{} ", level.unwrap_or("quiet")), arguments)
@@ -287,6 +362,9 @@ impl Arguments {
         let is_option = |word: &[u8]| word.starts_with(b"-");
         let is_plain = !body.iter().any(|byte| matches!(byte, b'"' | b'\'' | b'\\'))
             && !body.split(u8::is_ascii_whitespace).any(is_option);
+        if self == Self::None {
+            return Vec::new();
+        }
         if self == Self::Raw || (self == Self::Safe && is_plain) {
             return body.to_vec();
         }
@@ -325,16 +403,15 @@ impl CommandMachine {
         self.machine.usage = Usage { bytes_in: request.body.len() as u64, ..Usage::default() };
         response.headers = crate::Headers::default();
         response.body.clear();
-        if request.body.contains(&0) {
+        if self.template.inner.arguments != Arguments::None && request.body.contains(&0) {
             // Where a command line ends. Nothing has run, so the machine is as clean as before.
             response.status = 400;
-            response.body.extend_from_slice(b"the request's body has a zero byte, which no command line can have\n");
+            response.body.extend_from_slice(ZERO_BYTE);
             response.usage = self.usage();
             return Ok(UsedCommand { machine: self });
         }
-        match self.run(request, deadline, &mut response.body) {
+        match self.run(request, deadline, response) {
             Ok(()) => {
-                response.status = 200;
                 self.machine.usage.bytes_out = response.body.len() as u64;
                 response.usage = self.usage();
                 Ok(UsedCommand { machine: self })
@@ -350,20 +427,31 @@ impl CommandMachine {
         &mut self,
         request: &Request<'_>,
         deadline: Instant,
-        body: &mut Vec<u8>,
+        response: &mut Response,
     ) -> Result<(), Box<(Cause, Option<Trap>)>> {
         let template = Arc::clone(&self.template.inner);
         self.machine.has_request = true;
-        let mut line = template.words.clone().into_bytes();
-        line.extend(template.arguments.of(request.body));
-        let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
-        let written = write_command_line(&self.machine.memory, &line);
-        written.map_err(|_| Box::new((Cause::RequestTooLarge { size, window }, None)))?;
+        if template.arguments != Arguments::None {
+            let mut line = template.words.clone().into_bytes();
+            line.extend(template.arguments.of(request.body));
+            let (size, window) = (line.len() as u64, COMMAND_LINE_MAX as u64);
+            let written = write_command_line(&self.machine.memory, &line);
+            written.map_err(|_| Box::new((Cause::RequestTooLarge { size, window }, None)))?;
+        }
         let limit = template.response_limit;
-        let mut output = Output { body: mem::take(body), limit, bindings: Vec::new() };
+        let mut output = Output::new(Some(request), limit);
+        // Kept for their allocation, whichever it will be.
+        let kept = if template.arguments == Arguments::None { &mut output.response.body } else { &mut output.printed };
+        *kept = mem::take(&mut response.body);
         let ran = self.machine.run(&mut output, Some(deadline));
-        *body = output.body;
-        self.log(request.call_id, &output.bindings);
+        let printed = mem::take(&mut output.printed);
+        if output.answered {
+            *response = mem::take(&mut output.response);
+            self.log(request.call_id, &[&output.bindings, &printed]);
+        } else {
+            (response.status, response.body) = (200, printed);
+            self.log(request.call_id, &[&output.bindings]);
+        }
         let at = self.machine.processor.instruction_pointer();
         let paused = self.machine.usage.paused;
         let halted = ran.map_err(|end| match end {
@@ -382,14 +470,10 @@ impl CommandMachine {
         Err(Box::new((Cause::Exited { status, said }, trap)))
     }
 
-    /// Gives what the bindings printed to the log.
-    fn log(&mut self, call_id: &str, text: &[u8]) {
+    /// Gives what was printed beside the response to the log, and keeps the last of it.
+    fn log(&mut self, call_id: &str, texts: &[&[u8]]) {
         self.last_lines.clear();
-        for line in String::from_utf8_lossy(text).lines() {
-            let level = if line.contains("ABORT") || line.contains("trap:") { Level::Error } else { Level::Info };
-            self.last_lines.push(level, line);
-            self.services.log.line(call_id, level, line);
-        }
+        log(&self.services, call_id, texts, &mut self.last_lines);
     }
 
     fn usage(&mut self) -> Usage {
@@ -499,6 +583,7 @@ pub(super) fn cause_of(
     match end {
         End::Host(cause) => cause,
         End::Timeout => Cause::Timeout { limit: deadline.saturating_duration_since(began), paused, at },
+        End::Call(cause) => cause,
         End::CpuTime { limit } => Cause::CpuTime { limit, at },
         end => Cause::Solo5(Box::new(end)),
     }

@@ -4,7 +4,7 @@
 //! ```text
 //! 0x1000    descriptor tables, fault stubs and their stack; at ring 0 the guest's first GDT
 //! 0x2000    page tables, at ring 0 only
-//! 0x10000   boot information, manifest, command line   read-only
+//! 0x10000   boot information, the extension where there is one, manifest, command line   read-only
 //! 0x100000  the unikernel
 //!    ...    heap, stack
 //! end       the ring of frames, 2 MiB, if there is a network device
@@ -13,7 +13,7 @@
 
 use std::{mem::offset_of, ops::Range};
 
-use kernlet_abi::Span;
+use kernlet_abi::{Span, solo5::Extension};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{
@@ -64,6 +64,8 @@ pub(crate) struct Layout {
     pub(crate) memory: u64,
     /// The ring's address.
     pub(crate) ring: Option<u64>,
+    /// What the guest is told of the extension, if it has it.
+    pub(crate) extension: Option<Extension>,
     loaded: Loaded,
 }
 
@@ -79,7 +81,7 @@ pub(crate) enum Stock {
 impl Layout {
     /// `memory` is a multiple of 2 MiB; where there is a ring, it comes on top.
     pub(crate) fn new(memory: u64, with_ring: bool, loaded: Loaded) -> Self {
-        Self { memory, ring: with_ring.then_some(memory), loaded }
+        Self { memory, ring: with_ring.then_some(memory), extension: None, loaded }
     }
 
     /// End of all that the guest can reach.
@@ -149,17 +151,23 @@ impl Layout {
         manifest: &[u8],
         cycles_per_second: u64,
     ) -> Result<(), OutOfBounds> {
+        // Between what Solo5's tender says and the manifest, wherever that begins.
+        let extension = BOOT_INFO + size_of::<BootInfo>() as u64;
+        let more = if self.extension.is_some() { size_of::<Extension>() as u64 } else { 0 };
         let info = BootInfo {
             memory_size: self.memory,
             kernel_end: self.loaded.end,
             cycles_per_second,
             command_line: COMMAND_LINE,
-            manifest: BOOT_INFO + size_of::<BootInfo>() as u64,
+            manifest: extension + more,
             host_features: if self.ring.is_some() { FEATURE_RING_IO } else { 0 },
             guest_features: 0,
             ring: self.ring.unwrap_or_default(),
         };
         memory.store(BOOT_INFO, &info)?;
+        if let Some(told) = &self.extension {
+            memory.store(extension, told)?;
+        }
         memory.write(info.manifest, manifest)
     }
 }
@@ -186,7 +194,10 @@ fn area(pages: Range<u64>, access: Access) -> Area {
 }
 
 const _: () = {
-    assert!(BOOT_INFO + size_of::<BootInfo>() as u64 + 8 + 64 * 104 <= COMMAND_LINE);
+    assert!(
+        BOOT_INFO == kernlet_abi::solo5::BOOT_INFO && size_of::<BootInfo>() as u64 == kernlet_abi::solo5::BOOT_INFO_LEN
+    );
+    assert!(BOOT_INFO + (size_of::<BootInfo>() + size_of::<Extension>()) as u64 + 8 + 64 * 104 <= COMMAND_LINE);
     assert!(COMMAND_LINE + COMMAND_LINE_SIZE < GUEST_MIN);
 };
 

@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernlet_abi::Span;
+use kernlet_abi::{Span, solo5::EXTENSION_PORT};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     LARGE_PAGE,
     device::{AttachError, Attached, Devices},
+    extension::{self, Exchange, Extension},
     hypercall::{self, Call, Flow},
     image::{Image, ImageError},
     layout::{self, COMMAND_LINE_SIZE, Layout},
@@ -43,6 +44,11 @@ pub trait Console {
     /// # Errors
     /// It could not be taken, which ends the guest.
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError>;
+
+    /// The request that the guest is to answer, for one that asks; there is none under a tender.
+    fn exchange(&mut self) -> Option<Exchange<'_>> {
+        None
+    }
 }
 
 /// Why a console takes no more.
@@ -159,6 +165,18 @@ pub enum End {
         /// Its address.
         rip: u64,
     },
+    /// It made a call of the extension that cannot be answered.
+    #[error(transparent)]
+    Call(Cause),
+    /// It was to ask for its request by the extension's call.
+    #[error(
+        "it halted with status {status} before it asked for a request; where its command line is to be the request, leave \
+         solo5_arguments out of the function's environment"
+    )]
+    NoRequest {
+        /// Its exit status.
+        status: i32,
+    },
     /// A device failed.
     #[error("{text}")]
     Fatal {
@@ -218,6 +236,7 @@ pub struct Machine {
     pub(crate) memory: GuestMemory,
     pub(crate) layout: Layout,
     pub(crate) devices: Attached,
+    pub(crate) extension: Option<Extension>,
     /// What ends runs that have a deadline; made with the first of them, since it takes a thread.
     timer: Option<Timer>,
     pub(crate) limits: Limits,
@@ -270,6 +289,8 @@ pub(crate) enum Until {
     Halt,
     /// Until it does something that depends on the request: looks at its command line, or makes a hypercall.
     Request,
+    /// Until it asks for the request by the extension's call.
+    Asked,
 }
 
 impl Machine {
@@ -284,7 +305,22 @@ impl Machine {
         command_line: &[u8],
         config: Config,
     ) -> Result<Self, BootError> {
-        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config)
+        Self::boot_with(hypervisor, image, devices, command_line, config, None)
+    }
+
+    /// The same, of a guest that has more than Solo5 gives it.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_with(
+        hypervisor: &Hypervisor,
+        image: &Image,
+        devices: Devices,
+        command_line: &[u8],
+        config: Config,
+        extension: Option<Extension>,
+    ) -> Result<Self, BootError> {
+        Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config, extension)
     }
 
     /// The same, for a guest that is run once and of which no template is made: it is there sooner.
@@ -297,8 +333,9 @@ impl Machine {
         devices: Devices,
         command_line: &[u8],
         config: Config,
+        extension: Option<Extension>,
     ) -> Result<Self, BootError> {
-        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config)
+        Self::boot_for(Purpose::Once, hypervisor, image, devices, command_line, config, extension)
     }
 
     fn boot_for(
@@ -308,6 +345,7 @@ impl Machine {
         devices: Devices,
         command_line: &[u8],
         config: Config,
+        extension: Option<Extension>,
     ) -> Result<Self, BootError> {
         let host = kvm_host(hypervisor)?;
         let ring = match config.ring {
@@ -321,7 +359,8 @@ impl Machine {
         let with_ring = devices.has_net();
         // The ring takes the place of memory only where there can be no more.
         let size = if with_ring { size.min(MEMORY_MAX - LARGE_PAGE) } else { size };
-        let layout = Layout::new(size, with_ring, image.load(size)?);
+        let mut layout = Layout::new(size, with_ring, image.load(size)?);
+        layout.extension = extension.as_ref().map(|extension| extension::told(extension.requests));
         let devices = devices.complete()?;
         let all = layout.tables().end;
         let memory = GuestMemory::new(all).map_err(|source| Cause::Memory { size: all, source })?;
@@ -337,7 +376,7 @@ impl Machine {
         if let Some(at) = layout.ring {
             ring::prepare(&memory, at).map_err(|_| Cause::Shutdown)?;
         }
-        Ok(Self::new(processor, memory, layout, devices))
+        Ok(Self { extension, ..Self::new(processor, memory, layout, devices) })
     }
 
     pub(crate) fn new(processor: Processor, memory: GuestMemory, layout: Layout, devices: Attached) -> Self {
@@ -347,6 +386,7 @@ impl Machine {
             memory,
             layout,
             devices,
+            extension: None,
             timer: None,
             limits,
             usage,
@@ -449,6 +489,17 @@ impl Machine {
                         return Ok(stopped);
                     }
                 }
+                Exit::Out { port: EXTENSION_PORT, value } if self.extension.is_some() => {
+                    let stops = match until {
+                        Until::Halt => false,
+                        Until::Request => true,
+                        Until::Asked => extension::is_about_request(&self.memory, value),
+                    };
+                    if stops {
+                        return Ok(Stopped::AtHypercall);
+                    }
+                    self.serve_extension(console, deadline, value)?;
+                }
                 Exit::Out { port, .. } | Exit::BadPort { port } => return Err(End::InvalidPort { port }),
                 Exit::TranslationFault { rip } => return Err(End::TranslationFault { rip }),
                 Exit::InternalError { suberror } => return Err(End::InternalError { suberror }),
@@ -469,6 +520,12 @@ impl Machine {
                 Exit::Again => {}
             }
         }
+    }
+
+    fn serve_extension(&mut self, console: &mut dyn Console, deadline: Option<Instant>, block: u32) -> Result<(), End> {
+        let Self { memory, layout, extension, limits, usage, .. } = self;
+        let Some(extension) = extension else { return Err(End::InvalidPort { port: EXTENSION_PORT }) };
+        extension::Call { memory, layout, extension, limits, usage, console, deadline }.serve(block)
     }
 
     /// Runs the guest until it does something that is no debugger's doing.

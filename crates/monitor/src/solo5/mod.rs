@@ -13,6 +13,7 @@
 //! | `debug`, `core_dump` | what gdb needs: of a guest that runs, and of one that has given up |
 //! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
 //! | `hypercall`, `ring` | structures in, structures out |
+//! | `extension` | accelerators, and requests as bytes: what Solo5 does not have |
 //! | `machine` | the run loop |
 //! | [`command`](CommandMachine) | functions: a body in, what is printed out |
 //! | [`server`] | functions: a guest that serves HTTP by itself, over a link that ends in this process |
@@ -27,6 +28,7 @@ mod debug;
 pub mod device;
 pub mod disk;
 mod emulate;
+mod extension;
 mod hypercall;
 pub mod image;
 mod layout;
@@ -35,6 +37,8 @@ pub mod manifest;
 mod probe;
 mod processor;
 mod ring;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sandbox;
 pub(crate) mod saved;
 pub mod server;
 mod signals;
@@ -45,6 +49,7 @@ pub use command::{CommandMachine, Template, UsedCommand, body_max};
 pub use core_dump::{Core, CoreDump, CoreDumpError};
 pub use device::{AttachError, Attached, BlockDevice, Devices, FileBlock, NetDevice, PacketNet};
 pub use disk::{Disk, DiskError};
+pub use extension::{Exchange, Extension};
 pub use image::{Image, ImageError, Target, target_of};
 pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, End, Halted, MEMORY_MAX, Machine};
 pub use manifest::{DeviceKind, Entry, Manifest};

@@ -6,7 +6,7 @@
 
 use std::{fmt, ops::Range, str::FromStr};
 
-use kernlet_abi::map::PAGE_SIZE;
+use kernlet_abi::{map::PAGE_SIZE, solo5::EXTENSION_PORT};
 use kvm_bindings::{
     KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO,
     KVM_EXIT_SHUTDOWN, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_sync_regs, kvm_xsave,
@@ -569,10 +569,11 @@ pub(super) fn write_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), 
     for area in layout.areas() {
         tables.map(&area, PageRing::User)?;
     }
-    write_descriptors(memory).map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
+    let extension = if layout.extension.is_some() { EXTENSION_PORT..EXTENSION_PORT + 4 } else { 0..0 };
+    write_descriptors(memory, extension).map_err(|_| LayoutError::MemorySize { memory: memory.size() }.into())
 }
 
-fn write_descriptors(memory: &GuestMemory) -> Result<(), OutOfBounds> {
+fn write_descriptors(memory: &GuestMemory, further: Range<u16>) -> Result<(), OutOfBounds> {
     memory.store(GDT, &native::DESCRIPTORS)?;
     let task = 0x0000_8900_0000_0000 | TSS_LIMIT | (TSS << 16);
     memory.store(GDT + TASK_DESCRIPTOR, &[task, 0])?;
@@ -586,7 +587,7 @@ fn write_descriptors(memory: &GuestMemory) -> Result<(), OutOfBounds> {
     memory.store(TSS + 4, &(FAULT_STACK + PAGE_SIZE))?;
     memory.store(TSS + 102, &u16::try_from(IO_BITMAP).unwrap_or_default())?;
     let mut bitmap = [0xff_u8; IO_BITMAP_LEN + 1];
-    for port in (PORT_BASE..PORT_BASE + HYPERCALLS + 3).chain(PORT_KICK..PORT_KICK + 4) {
+    for port in (PORT_BASE..PORT_BASE + HYPERCALLS + 3).chain(PORT_KICK..PORT_KICK + 4).chain(further) {
         bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
     }
     memory.write(TSS + IO_BITMAP, &bitmap)
@@ -679,5 +680,6 @@ fn write_stock_tables(memory: &GuestMemory, layout: &Layout) -> Result<(), OutOf
 
 const _: () = {
     assert!(TSS + TSS_LIMIT < FAULT_STACK);
+    assert!(EXTENSION_PORT > PORT_BASE + HYPERCALLS + 3 && EXTENSION_PORT + 4 <= PORT_KICK);
     assert!(KVM_EXIT_IO == 2 && KVM_EXIT_FAIL_ENTRY == 9 && KVM_EXIT_INTERNAL_ERROR == 17);
 };

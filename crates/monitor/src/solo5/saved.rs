@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{
     Config, Devices, GUEST_MIN, Image, LARGE_PAGE, MEMORY_MAX,
     command::boot_cause,
+    extension,
     layout::{Layout, told_cycles, write_command_line},
     manifest::Manifest,
     processor::{CpuState, write_tables},
@@ -45,7 +46,7 @@ pub(crate) struct Saved {
     pub(crate) layout: Layout,
     /// As its machines have it.
     manifest: Manifest,
-    /// What it was given at the start, where that is not given with a request.
+    /// The command line, where it is the same for all requests.
     command_line: Vec<u8>,
 }
 
@@ -70,25 +71,28 @@ impl Shape for Saved {
 }
 
 impl Saved {
-    /// Of a unikernel with so much memory, whose devices are its disks.
-    pub(crate) fn new(image: &Image, memory: u64) -> Result<Self, Cause> {
+    /// Of a unikernel with so much memory, whose devices are its disks, and whose template has this command line.
+    pub(crate) fn new(image: &Image, memory: u64, line: &[u8]) -> Result<Self, Cause> {
         let devices = image.devices(&[]).map_err(|error| boot_cause(error.into()))?;
-        Self::with_devices(image, devices, memory, Vec::new())
+        Self::with_devices(image, devices, memory, line.to_owned(), true)
     }
 
-    /// Of a unikernel with these devices, and this command line from the start.
+    /// Of a unikernel with these devices, and this command line from the start, which may or may not ask for requests.
     pub(crate) fn with_devices(
         image: &Image,
         devices: Devices,
         memory: u64,
         command_line: Vec<u8>,
+        requests: bool,
     ) -> Result<Self, Cause> {
         let with_ring = devices.has_net();
         let manifest = devices.complete().map_err(|error| boot_cause(error.into()))?.manifest;
         let memory = Config::round_memory(memory);
         let memory = if with_ring { memory.min(MEMORY_MAX - LARGE_PAGE) } else { memory };
         let loaded = image.load(memory).map_err(|error| boot_cause(error.into()))?;
-        Ok(Self { layout: Layout::new(memory, with_ring, loaded), manifest, command_line })
+        let mut layout = Layout::new(memory, with_ring, loaded);
+        layout.extension = Some(extension::told(requests));
+        Ok(Self { layout, manifest, command_line })
     }
 
     /// Writes a template to an empty file, its head last. The speed of the clock is the one that the guest was told.

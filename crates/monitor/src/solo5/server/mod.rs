@@ -38,6 +38,7 @@ use super::{
     Config, Console, ConsoleError, DeviceKind, Devices, Disk, End, Image,
     command::{BANNER, LOG_ROOM, boot_cause, cause_of, report, settings},
     device::Attached,
+    extension::Extension,
     layout::Layout,
     machine::{BootError, Halted, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
@@ -132,7 +133,7 @@ impl Server {
     /// What of its templates is in a file.
     fn saved(&self, memory: u64, command_line: &str) -> Result<Saved, Cause> {
         let devices = self.devices(&Link::new(self.serve.addresses()), &[]).map_err(boot_cause)?;
-        Saved::with_devices(&self.image, devices, memory, command_line.into())
+        Saved::with_devices(&self.image, devices, memory, command_line.into(), false)
     }
 }
 
@@ -228,9 +229,10 @@ impl Template {
         let link = Link::new(server.serve.addresses());
         let line = server.serve.command_line(&settings(&config.environment).0);
         let size = Config { memory: config.memory, ring: Ring::Three };
-        let booted = server
-            .devices(&link, &[])
-            .and_then(|devices| Machine::boot(hypervisor, &server.image, devices, line.as_bytes(), size));
+        let extension = Extension { session: Arc::clone(&services.accel), requests: false };
+        let booted = server.devices(&link, &[]).and_then(|devices| {
+            Machine::boot_with(hypervisor, &server.image, devices, line.as_bytes(), size, Some(extension))
+        });
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let symbols = Unikernel::of_symbols(server.image.bytes());
         let mut last_lines = LastLines::default();
@@ -365,14 +367,18 @@ impl Template {
         if self.inner.server.serve.shares {
             // What comes from a file is tried before anybody relies on it.
             if self.inner.is_loaded && self.inner.current.is_empty() {
-                self.inner.current.set(self.engine(hypervisor)?);
+                self.inner.current.set(self.engine(hypervisor, &services)?);
             }
             return Ok(ServerMachine::Place(shared::Place::new(self.clone(), services)));
         }
-        Ok(ServerMachine::Own(OwnMachine { engine: self.engine(hypervisor)?, template: self.clone(), services }))
+        Ok(ServerMachine::Own(OwnMachine {
+            engine: self.engine(hypervisor, &services)?,
+            template: self.clone(),
+            services,
+        }))
     }
 
-    fn engine(&self, hypervisor: &Hypervisor) -> Result<Engine, Box<Crash>> {
+    fn engine(&self, hypervisor: &Hypervisor, services: &Services) -> Result<Engine, Box<Crash>> {
         let cause = |cause| Crash::new(cause, Usage::default());
         let Inner { memory, cpu, layout, server, disks, waits_at, guest, clock, .. } = &*self.inner;
         let link = Link::new(server.serve.addresses());
@@ -381,6 +387,7 @@ impl Template {
         let devices: Attached = devices.map_err(|error| cause(boot_cause(error)))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.waits_at = Some(*waits_at);
+        machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: false });
         // A new machine's clock begins at zero on some hosts, and the guest has seen more.
         let (shown, at) = *clock;
         let speed = self.inner.cycles_per_second;

@@ -117,7 +117,7 @@ impl Place {
         *held = None;
         drop(held);
         // Whoever comes meanwhile makes one as well, and the last one stays.
-        Ok(current.set(self.template.engine(&self.template.inner.hypervisor)?))
+        Ok(current.set(self.template.engine(&self.template.inner.hypervisor, &self.services)?))
     }
 
     fn try_at(

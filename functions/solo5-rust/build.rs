@@ -1,0 +1,3 @@
+fn main() {
+    kernlet_guest_build::link_solo5();
+}
