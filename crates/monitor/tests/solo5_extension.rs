@@ -190,7 +190,7 @@ fn accelerator_time_of_a_solo5_guest_is_counted_and_limited() {
     let text = String::from_utf8_lossy(&response.body).into_owned();
     assert_eq!(response.status, 500);
     assert!(text.contains("20ms") && text.contains("dev.kernlet.limits.accel-time"), "{text}");
-    // The request's own deadline as well; the guest learns of it, and is ended by it.
+    // The request's own deadline as well, which ends the guest.
     let machine = machine.with_limits(Limits::default());
     let deadline = Instant::now() + Duration::from_millis(50);
     let ended = machine.invoke_into(&multiply(&product(3_600_000.0)), deadline, &mut Response::default());

@@ -525,7 +525,9 @@ impl Machine {
     fn serve_extension(&mut self, console: &mut dyn Console, deadline: Option<Instant>, block: u32) -> Result<(), End> {
         let Self { memory, layout, extension, limits, usage, .. } = self;
         let Some(extension) = extension else { return Err(End::InvalidPort { port: EXTENSION_PORT }) };
-        extension::Call { memory, layout, extension, limits, usage, console, deadline }.serve(block)
+        extension::Call { memory, layout, extension, limits, usage, console, deadline }.serve(block)?;
+        // An operation may have taken all the time that there was.
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) { Err(End::Timeout) } else { Ok(()) }
     }
 
     /// Runs the guest until it does something that is no debugger's doing.
