@@ -291,7 +291,7 @@ fn classify(
     file.copy_from_slice(&picture);
     let mut through = || classifier.classify(&file);
     let mut directly = || direct.classify(&picture);
-    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(15)) };
+    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(12)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
     let ratio = through.over(&directly);
     let percent = (ratio.median - 1.0) * 100.0;

@@ -2,7 +2,9 @@
 //! machine adds to an operation, whatever the operation is.
 
 use std::{
+    cell::RefCell,
     iter,
+    num::NonZeroUsize,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -211,7 +213,7 @@ fn classify(workshop: &Workshop, name: &'static str, plugins: Vec<Arc<dyn Plugin
         ensure!(classes.len() == 5, "the plugin gave {} classes", classes.len());
         Ok(time)
     };
-    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(15)) };
+    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(12)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
     let ratio = through.over(&directly);
     let percent = (ratio.median - 1.0) * 100.0;
@@ -292,7 +294,31 @@ fn sgemm(workshop: &Workshop) -> anyhow::Result<[Row; 2]> {
     let row = Row::new("accel.sgemm_overhead_percent", worst, "%", Target::AtMost(3.0))
         .number("products_of_a_batch", f64::from(AT_ONCE));
     let row = details.into_iter().fold(row, |row, (name, percent)| row.number(name, percent));
-    Ok([row, Row::new("accel.sgemm_single_overhead_percent", worst_single, "%", Target::None)])
+    let [of_two, of_one] = [None, NonZeroUsize::new(1)].map(after_a_pause);
+    let single = Row::new("accel.sgemm_single_overhead_percent", worst_single, "%", Target::None)
+        .number("native_256_after_30_us_percent", of_two?)
+        .number("native_256_after_30_us_on_one_thread_percent", of_one?);
+    Ok([row, single])
+}
+
+/// By how many percent a product of 256 rows takes longer here, without any guest, when nothing was multiplied for as long
+/// as an exit takes: what comes of the plugin's threads and not of the way.
+fn after_a_pause(threads: Option<NonZeroUsize>) -> anyhow::Result<f64> {
+    let gemm = threads.map_or_else(Gemm::new, Gemm::with_threads);
+    let session = Runtime::new(vec![Arc::new(gemm)]).session();
+    let ones = RefCell::new(Ones::new(LARGE));
+    let multiply = || timed(|| ones.borrow_mut().multiply(&session)).map(|(time, ())| time);
+    let mut after_a_pause = || {
+        let pause = Instant::now();
+        while pause.elapsed() < Duration::from_micros(30) {
+            std::hint::spin_loop();
+        }
+        multiply()
+    };
+    let mut at_once = multiply;
+    let plan = Plan { warm_up: 10, calls: 100, ..Plan::singly(Duration::from_secs(2)) };
+    let [after_a_pause, at_once] = in_turn(plan, [&mut after_a_pause, &mut at_once])?;
+    Ok((after_a_pause.over(&at_once).median - 1.0) * 100.0)
 }
 
 /// How fast each plugin multiplies, and how fast the one that the runtime chooses is beside the fastest: the worst of all
@@ -335,7 +361,7 @@ fn choice() -> anyhow::Result<Row> {
 }
 
 /// How long so many guests work at a time.
-const TOGETHER: Duration = Duration::from_secs(4);
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// Pictures a second that so many guests have classified together, each a machine with a thread of its own.
 fn classified(workshop: &Workshop, runtime: &Runtime, guests: usize, picture: &[u8]) -> anyhow::Result<f64> {
