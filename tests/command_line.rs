@@ -100,6 +100,9 @@ fn completions_exist_for_every_common_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&succeeded(kernlet().args(["completions", shell]).output().unwrap()));
         assert!(script.contains("kernlet") && script.contains("invoke"), "{shell}");
+        for option in ["scratch", "copy-on-write", "block-sector-size", "gdb-at"] {
+            assert!(script.contains(option), "{shell}: {option}");
+        }
     }
 }
 
@@ -113,6 +116,9 @@ fn doctor_says_what_it_found_and_what_follows() {
         for key in ["name", "state", "found", "consequence"] {
             assert!(check[key].as_str().is_some_and(|text| !text.is_empty()), "{check}");
         }
+    }
+    for name in ["cargo", "gdb"] {
+        assert!(checks.iter().any(|check| check["name"] == name), "{name}: {checks:?}");
     }
     let failed = checks.iter().any(|check| check["state"] == "failed");
     assert_eq!(output.status.code(), Some(i32::from(failed)));

@@ -1,11 +1,14 @@
 //! The same plugin without a platform around it: called in this process, on a picture in this process's memory.
 //! What the whole way is measured against. Never goes through a machine.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use kernlet_abi::accel::{Classification, ClassifyParams, operation};
-use kernlet_accel::{Arg, Data, Resource, Runtime, Session};
+use kernlet_accel::{Arg, Data, Plugin, Resource, Runtime, Session};
 use kernlet_accel_plugins::default_plugins;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
@@ -24,7 +27,12 @@ pub(crate) struct Native {
 impl Native {
     /// Registers model and labels, and loads the model.
     pub(crate) fn load() -> anyhow::Result<Self> {
-        let session = Runtime::new(default_plugins()).session();
+        Self::load_with(default_plugins())
+    }
+
+    /// The same with these plugins.
+    pub(crate) fn load_with(plugins: Vec<Arc<dyn Plugin>>) -> anyhow::Result<Self> {
+        let session = Runtime::new(plugins).session();
         let params = register(&session)?;
         session.preload()?;
         Ok(Self { session, params })

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use kernlet_image::{ByteSize, FunctionConfig, FunctionName, GoDuration, Isolation, Namespace, Reference};
+use kernlet_image::{
+    BlockSettings, ByteSize, FunctionConfig, FunctionName, GoDuration, Isolation, Namespace, Reference,
+};
 
 /// Keys of annotations that mean something, by which a fuzzer finds their values' parsers at once.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "dev.kernlet.abi",
     "dev.kernlet.machine",
     "dev.kernlet.memory",
@@ -18,6 +20,7 @@ const KEYS: [&str; 12] = [
     "dev.kernlet.",
     "dev.kernlet.unknown",
     "com.example.other",
+    "dev.kernlet.solo5.block.storage",
 ];
 
 /// A word that is accepted reads the same once written out.
@@ -38,13 +41,14 @@ where
 pub fn deployment_words(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(rest);
-    match choice % 7 {
+    match choice % 8 {
         0 => word::<Reference>(&text),
         1 => word::<ByteSize>(&text),
         2 => word::<GoDuration>(&text),
         3 => word::<FunctionName>(&text),
         4 => word::<Namespace>(&text),
         5 => word::<Isolation>(&text),
+        7 => word::<BlockSettings>(&text),
         _ => annotations(&text),
     }
 }

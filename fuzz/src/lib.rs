@@ -11,9 +11,11 @@ mod http_messages;
 mod hypercall_arguments;
 #[path = "../../crates/monitor/tests/common/image.rs"]
 mod image;
+mod onnx_guard;
 mod request_encoding;
 mod saved_template;
 pub mod seeds;
+mod server_frames;
 mod solo5_guest;
 mod touch;
 
@@ -23,6 +25,8 @@ pub use deployment_words::deployment_words;
 pub use elf_loader::elf_loader;
 pub use http_messages::http_messages;
 pub use hypercall_arguments::hypercall_arguments;
+pub use onnx_guard::onnx_guard;
 pub use request_encoding::request_encoding;
 pub use saved_template::saved_template;
+pub use server_frames::server_frames;
 pub use solo5_guest::solo5_guest;

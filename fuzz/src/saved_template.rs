@@ -2,7 +2,11 @@
 
 use std::sync::OnceLock;
 
-use kernlet_monitor::{MachineConfig, Unikernel, fuzzing::TemplateReader};
+use kernlet_monitor::{
+    MachineConfig, Unikernel,
+    fuzzing::{Solo5TemplateReader, TemplateReader, solo5_unikernel},
+    solo5::{Image, Target},
+};
 
 use crate::{
     image::{CODE, DATA, DATA_LEN, Elf, READ, Segment, WRITE, abi_note},
@@ -30,6 +34,15 @@ pub(crate) fn reader() -> &'static TemplateReader {
     })
 }
 
+/// What every file is read as when it is a Solo5 function's.
+pub(crate) fn solo5_reader() -> &'static Solo5TemplateReader {
+    static READER: OnceLock<Solo5TemplateReader> = OnceLock::new();
+    READER.get_or_init(|| {
+        let image = Image::parse(solo5_unikernel(&[0xf4], &[]).into(), Target::Hvt).expect("a unikernel");
+        Solo5TemplateReader::new(&image, 4 << 20, &session()).expect("a machine with room for its image")
+    })
+}
+
 /// Whatever the bytes are, none of them gets to where no guest can write. They are read as they are, and with the head
 /// and the checksum that a good file has.
 pub fn saved_template(data: &[u8]) {
@@ -39,5 +52,12 @@ pub fn saved_template(data: &[u8]) {
             assert!(!error.to_string().is_empty());
         }
         reader().repair(&mut bytes);
+    }
+    bytes.copy_from_slice(data);
+    for _ in 0..2 {
+        if let Err(error) = solo5_reader().read(&bytes) {
+            assert!(!error.to_string().is_empty());
+        }
+        solo5_reader().repair(&mut bytes);
     }
 }

@@ -4,8 +4,8 @@
 use kernlet_abi::{
     ABI_VERSION, Span,
     accel::{
-        AccelArg, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion, ResizeParams,
-        ResourceParams, SgemmParams, access, dtype, operation,
+        AccelArg, AccelBatch, AccelCall, BatchParams, ClassifyParams, MinMaxParams, ModelParams, ProfileRegion,
+        ResizeParams, ResourceParams, SgemmParams, access, dtype, operation,
     },
     fields::encode_lengths,
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number},
@@ -35,11 +35,30 @@ pub fn all() -> Vec<Seeds> {
         Seeds { target: "accel_arguments", run: crate::accel_arguments, inputs: operations() },
         Seeds { target: "agent_messages", run: crate::agent_messages, inputs: agent_words(false) },
         Seeds { target: "agent_conversation", run: crate::agent_conversation, inputs: agent_words(true) },
+        Seeds { target: "onnx_guard", run: crate::onnx_guard, inputs: models() },
         Seeds { target: "deployment_words", run: crate::deployment_words, inputs: words() },
         Seeds { target: "http_messages", run: crate::http_messages, inputs: http() },
         Seeds { target: "solo5_guest", run: crate::solo5_guest, inputs: solo5_guests() },
+        Seeds { target: "server_frames", run: crate::server_frames, inputs: crate::server_frames::right() },
         Seeds { target: "saved_template", run: crate::saved_template, inputs: templates() },
     ]
+}
+
+/// Models: one operator, a weight, a graph in an attribute and a function; then some that refer elsewhere, are cut short or
+/// nest without end.
+fn models() -> Vec<Vec<u8>> {
+    use crate::onnx_guard::field;
+    let node = |further: &[u8]| [field(1, b"x"), field(2, b"y"), field(4, b"Relu"), further.to_vec()].concat();
+    let model = |graph: &[u8]| [&[0x08, 8], &field(7, graph)[..], &field(8, &[0x10, 13])].concat();
+    let weight = [field(8, b"w"), field(9, &[0, 0, 128, 63])].concat();
+    let plain = model(&[field(1, &node(&[])), field(5, &weight)].concat());
+    let nested = model(&field(1, &node(&field(5, &field(6, &field(1, &node(&[])))))));
+    let function = [plain.clone(), field(25, &field(7, &node(&[])))].concat();
+    let external = model(&field(5, &[weight, vec![0x70, 1]].concat()));
+    let compiled = model(&field(1, &field(4, b"EPContext")));
+    let deep = (0..30).fold(Vec::new(), |inner, _| field(1, &field(5, &field(6, &inner))));
+    let cut = plain[..plain.len() - 3].to_vec();
+    vec![plain, nested, function, external, compiled, model(&deep), cut]
 }
 
 /// Requests, responses and bodies in chunks, in pieces of some bytes.
@@ -56,7 +75,7 @@ fn http() -> Vec<Vec<u8>> {
 
 /// One for each thing that a guest at ring 3 can do: a privileged instruction, a hypercall, a trap.
 fn solo5_guests() -> Vec<Vec<u8>> {
-    let codes: [&[u8]; 6] = [
+    let codes: [&[u8]; 7] = [
         // mov dx, 0x508; mov eax, esp; sub eax, 4096; out dx, eax: halts.
         &[0x66, 0xba, 0x08, 0x05, 0x89, 0xe0, 0x2d, 0x00, 0x10, 0x00, 0x00, 0xef],
         // lgdt [rsp]; mov ss, eax; lretq
@@ -69,6 +88,14 @@ fn solo5_guests() -> Vec<Vec<u8>> {
         &[0x0f, 0x20, 0xd0, 0x0f, 0x22, 0xd8, 0xcd, 0x06],
         // mov dx, 0x505; mov eax, edi; out dx, eax; jmp -2
         &[0x66, 0xba, 0x05, 0x05, 0x89, 0xf8, 0xef, 0xeb, 0xfe],
+        // A block of what lies below the stack is written to the device 1, and the guest halts: lea rax, [rsp - 64]; the
+        // call's handle, offset, data and length; mov dx, 0x504; out dx, eax; and as the first.
+        &[
+            0x48, 0x8d, 0x44, 0x24, 0xc0, 0x48, 0xc7, 0x00, 0x01, 0x00, 0x00, 0x00, 0x48, 0xc7, 0x40, 0x08, 0x00, 0x00,
+            0x00, 0x00, 0x48, 0x8d, 0x8c, 0x24, 0x00, 0xfc, 0xff, 0xff, 0x48, 0x89, 0x48, 0x10, 0x48, 0xc7, 0x40, 0x18,
+            0x00, 0x02, 0x00, 0x00, 0x66, 0xba, 0x04, 0x05, 0xef, 0x66, 0xba, 0x08, 0x05, 0x89, 0xe0, 0x2d, 0x00, 0x10,
+            0x00, 0x00, 0xef,
+        ],
     ];
     let devices: [(&str, u32); 1] = [("storage", 1)];
     codes.iter().map(|code| kernlet_monitor::fuzzing::solo5_unikernel(code, &devices)).collect()
@@ -78,7 +105,8 @@ fn solo5_guests() -> Vec<Vec<u8>> {
 fn templates() -> Vec<Vec<u8>> {
     let (stack, data) = (kernlet_abi::map::STACK_TOP / 4096 - 1, DATA / 4096);
     let reader = crate::saved_template::reader();
-    vec![reader.forge(&[], &[]), reader.forge(&[(stack, 1), (data, 1)], &[1; 2 * 4096])]
+    let solo5 = crate::saved_template::solo5_reader().forge(&[(0x100, 1), (0x3ff, 1)], &[1; 2 * 4096]);
+    vec![reader.forge(&[], &[]), reader.forge(&[(stack, 1), (data, 1)], &[1; 2 * 4096]), solo5]
 }
 
 /// Small, since a fuzzer's every change copies them.
@@ -221,7 +249,24 @@ fn calls() -> Vec<Vec<u8>> {
         accel(operation::ONNX_MODEL_RUN, &[tensor(0x300, access::IN), tensor(0x380, access::OUT)]),
     ];
     calls.extend(accelerations());
+    calls.extend(batches());
     calls
+}
+
+/// Batches of two operations: some that have nothing to do with each other, which go to the plugin at once, and some that
+/// share their arguments, which go there one by one.
+fn batches() -> [Vec<u8>; 3] {
+    let head_of_call = head(number::ACCEL);
+    let noop = AccelCall { head: head_of_call, operation: operation::NOOP, ..AccelCall::default() };
+    let copy = AccelCall { operation: operation::FPGA_ARRAY_COPY, arg_count: 2, args: MORE, ..noop };
+    let numbers = |offset, access| argument(span(MORE + offset, 8), access, dtype::I32);
+    let args = [numbers(0x300, access::IN), numbers(0x310, access::OUT)];
+    let batch = |calls: [AccelCall; 2]| {
+        let at = DATA + size_of::<AccelBatch>() as u64;
+        let batch = AccelBatch { head: head(number::ACCEL_BATCH), count: 2, reserved: 0, calls: at };
+        round(&[batch.as_bytes(), calls.as_bytes()].concat()[..], args.as_bytes())
+    };
+    [batch([copy, noop]), batch([copy, copy]), [batch([noop, copy]), batch([noop, noop])].concat()]
 }
 
 fn messages() -> Vec<Vec<u8>> {
@@ -392,7 +437,7 @@ fn agent_words(framed: bool) -> Vec<Vec<u8>> {
     let call = |operation: u32, args: Vec<ArgBody>| {
         let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
         let (session, time_left) = (1.into(), u64::MAX.into());
-        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), reserved: 0.into() };
+        let head = CallBody { session, operation: operation.into(), time_left, args: count.into(), more: 0.into() };
         put(kind::CALL, &Call { head, args }.body(), &[7; 8])
     };
     vec![

@@ -1,17 +1,20 @@
-//! A file that claims to be a Solo5 unikernel: read, and where it can be loaded, run in a machine for a moment.
+//! A file that claims to be a Solo5 unikernel: read, and where it can be loaded, run in a machine for a moment, by itself and
+//! as a function with disks.
 
 use std::{
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use kernlet_monitor::{
-    Hypervisor,
+    Hypervisor, Level, LogSink, MachineConfig, Program, ProgramMachine, ProgramTemplate, Request, Response, Services,
     solo5::{
-        BlockDevice, BootError, Config, Console, ConsoleError, DeviceKind, Devices, Image, Machine, Ring, Target,
+        BlockDevice, BootError, Config, Console, ConsoleError, DeviceKind, Devices, Disk, Image, Machine, Ring, Target,
         target_of,
     },
 };
+
+use crate::touch::session;
 
 /// How long a guest runs at most: what it does, it does at once.
 const TIME: Duration = Duration::from_millis(20);
@@ -70,5 +73,34 @@ pub fn solo5_guest(data: &[u8]) {
         }
         Err(BootError::Host(cause)) => panic!("the host does not do its part: {cause}"),
         Err(_) => {}
+    }
+    as_function(hypervisor, image);
+}
+
+#[derive(Debug)]
+struct NoLog;
+
+impl LogSink for NoLog {
+    fn line(&self, _call_id: &str, _level: Level, _text: &str) {}
+}
+
+/// After each request the machine is its template again, and its disks are empty.
+fn as_function(hypervisor: &Hypervisor, image: Image) {
+    let blocks = image.manifest().entries().filter(|(_, entry)| entry.kind() == Some(DeviceKind::Block));
+    let disks = blocks.map(|(_, entry)| (entry.name().to_owned(), Disk::scratch(8192))).collect();
+    let Ok(program) = Program::Solo5(image).with_disks(disks) else { return };
+    let config = MachineConfig { memory: 4 << 20, request_limit: 4096, response_limit: 4096, environment: Vec::new() };
+    let services = Services { accel: session(), log: Arc::new(NoLog) };
+    let Ok((_, mut machine)) = ProgramTemplate::boot(hypervisor, &program, &config, services, Instant::now() + TIME)
+    else {
+        return;
+    };
+    let request = Request { method: "POST", path: "/", query: "", headers: &[], body: b"fuzz", call_id: "fuzz" };
+    for _ in 0..2 {
+        let mut response = Response::default();
+        let Ok(used) = machine.invoke_into(&request, Instant::now() + TIME, &mut response) else { return };
+        machine = used.rewind().expect("a machine that is its template again");
+        let ProgramMachine::Solo5(solo5) = &mut machine else { unreachable!("it is Solo5's") };
+        solo5.audit().expect("nothing of the request is left in the machine and on its disks");
     }
 }

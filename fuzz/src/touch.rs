@@ -34,6 +34,11 @@ impl Plugin for Touch {
         Cost::nanos(1)
     }
 
+    fn batch_max(&self) -> usize {
+        // So that a batch whose operations have nothing to do with each other comes at once, and others one by one.
+        64
+    }
+
     fn run(&self, mut task: Task<'_>, _: Deadline) -> Result<Done, PluginError> {
         // What goes to another process is the same as what comes from the caller.
         let encoded = task.encode(|_| Ok::<_, PluginError>(1))?;

@@ -13,12 +13,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use kernlet_abi::accel::{Classification, ClassifyParams, SgemmParams, operation};
-use kernlet_accel::{Arg, Data, Dims, Dtype, Resource, Runtime};
+use kernlet_accel::{Arg, Data, Dims, Dtype, RawCall, Resource, Runtime};
 use kernlet_accel_agent::{Address, Agent, Connection, Limits, Listener, Options, RemoteSession};
 use kernlet_accel_plugins::{Noop, default_plugins};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::accel_guest::Sink;
+use super::accel_guest::{Sink, plugin};
 use crate::{
     native,
     stats::{Plan, alone, in_turn, timed},
@@ -41,7 +41,16 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     rows.push(noop("accel.noop_tcp_us", Target::None, &tcp)?);
     rows.push(payloads("accel.payload_unix_bytes_copied", Target::AtMost(0.0), &unix)?);
     rows.push(payloads("accel.payload_tcp_bytes_copied", Target::None, &tcp)?);
-    rows.push(classify(&unix)?);
+    rows.push(classify("accel.classify_agent_overhead_percent", &unix, None, native::Native::load()?)?);
+    match plugin("onnxruntime") {
+        Ok(plugin) => {
+            let direct = native::Native::load_with(vec![plugin])?;
+            let name = "accel.classify_onnxruntime_agent_overhead_percent";
+            rows.push(classify(name, &unix, Some("onnxruntime"), direct)?);
+        }
+        Err(why) => eprintln!("SKIPPED accel.classify_onnxruntime_agent_overhead_percent: {why}"),
+    }
+    rows.push(batches(&unix)?);
     rows.push(fairness(&agent)?);
     Ok(rows)
 }
@@ -93,6 +102,8 @@ impl Drop for Process {
 pub(super) fn serve(folder: &Path) -> anyhow::Result<()> {
     let mut plugins = default_plugins();
     plugins.insert(0, Arc::new(Sink));
+    // Only for who asks for it, since it comes last and its cost is its own.
+    plugins.extend(plugin("onnxruntime").ok());
     let agent = Agent::start(plugins, Limits::default(), Box::new(|_| {}))?;
     agent.listen(Listener::Unix(UnixListener::bind(folder.join("agent.sock"))?))?;
     let tcp = TcpListener::bind("127.0.0.1:0")?;
@@ -174,8 +185,8 @@ struct Classifier {
 }
 
 impl Classifier {
-    fn open(connection: &Connection) -> anyhow::Result<Self> {
-        let session = connection.session(None)?;
+    fn open(connection: &Connection, hint: Option<&str>) -> anyhow::Result<Self> {
+        let session = connection.session(hint)?;
         let register = |name: &str, file: &str| -> anyhow::Result<u32> {
             Ok(session.register(name, &Resource::from_file(model_file(file))?)?)
         };
@@ -197,6 +208,30 @@ impl Classifier {
     }
 }
 
+/// An operation without work, of sixteen that go to the agent with one word.
+fn batches(connection: &Connection) -> anyhow::Result<Row> {
+    const AT_ONCE: usize = 16;
+    let session = connection.session(None)?;
+    let mut together = || {
+        let mut calls = [(); AT_ONCE].map(|()| RawCall { operation: operation::NOOP, args: &mut [] });
+        let (time, outcomes) = timed(|| anyhow::Ok(session.run_batch(&mut calls, None)))?;
+        ensure!(outcomes.iter().all(Result::is_ok), "an operation of a batch failed");
+        Ok(time / AT_ONCE as u32)
+    };
+    let mut one_by_one = || {
+        let (time, ()) =
+            timed(|| (0..AT_ONCE).try_for_each(|_| session.run(operation::NOOP, &mut [], None).map(drop)))?;
+        Ok(time / AT_ONCE as u32)
+    };
+    let plan = Plan { warm_up: 100, calls: 100, ..Plan::singly(Duration::from_secs(3)) };
+    let [together, one_by_one] = in_turn(plan, [&mut together, &mut one_by_one])?;
+    let times = one_by_one.over(&together);
+    Ok(Row::new("accel.noop_unix_batch_times", times.median, "×", Target::None)
+        .summary("ratio_of_each_round", times)
+        .summary("together_us", together.micros())
+        .summary("one_by_one_us", one_by_one.micros()))
+}
+
 /// How long a heavy and a light client work beside each other.
 const TOGETHER: Duration = Duration::from_secs(6);
 
@@ -205,7 +240,7 @@ const HEAVY: usize = 16;
 
 /// Pictures that one client has classified in a second, with so many calls at a time.
 fn rate(connection: &Connection, calls: usize, picture: &[u8]) -> anyhow::Result<f64> {
-    let classifiers = (0..calls).map(|_| Classifier::open(connection)).collect::<Result<Vec<_>, _>>()?;
+    let classifiers = (0..calls).map(|_| Classifier::open(connection, Some("rten"))).collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let work = |classifier: Classifier| {
         let mut done = 0_u32;
@@ -244,19 +279,23 @@ fn fairness(agent: &Process) -> anyhow::Result<Row> {
         .number("heavy_per_second", heavy))
 }
 
-fn classify(connection: &Connection) -> anyhow::Result<Row> {
+fn classify(
+    name: &'static str,
+    connection: &Connection,
+    hint: Option<&str>,
+    direct: native::Native,
+) -> anyhow::Result<Row> {
     let picture = picture()?;
-    let direct = native::Native::load()?;
-    let classifier = Classifier::open(connection)?;
+    let classifier = Classifier::open(connection, Some(hint.unwrap_or("rten")))?;
     let mut file = connection.allocate(picture.len()).context("there is no room for the picture")?;
     file.copy_from_slice(&picture);
     let mut through = || classifier.classify(&file);
     let mut directly = || direct.classify(&picture);
-    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(20)) };
+    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(15)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
     let ratio = through.over(&directly);
     let percent = (ratio.median - 1.0) * 100.0;
-    Ok(Row::new("accel.classify_agent_overhead_percent", percent, "%", Target::AtMost(2.0))
+    Ok(Row::new(name, percent, "%", Target::AtMost(2.0))
         .summary("ratio_of_each_pair", ratio)
         .summary("agent_ms", through.millis())
         .summary("native_ms", directly.millis()))

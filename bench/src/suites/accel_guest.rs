@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use kernlet_accel::{
-    Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, Session, host::Sgemm, operation::Task,
+    Config, Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, Session, host::Sgemm, operation::Task,
 };
-use kernlet_accel_plugins::{Gemm, Noop, default_plugins};
+use kernlet_accel_plugins::{Gemm, Noop, default_plugins, load};
 use kernlet_monitor::{Machine, Request, Services, Template};
 
 use super::invoke::NoLog;
@@ -28,19 +28,64 @@ use crate::{
 /// Operations of one call, less one: what is measured is the difference between two calls.
 const BATCH: u32 = 100;
 
+/// A size of matrices, and what its details are called.
+struct Size {
+    rows: u32,
+    one: &'static str,
+    /// Of products in batches, where an exit is a noticeable share of one.
+    at_once: Option<&'static str>,
+    gemm: &'static str,
+    openblas: &'static str,
+    chosen: &'static str,
+}
+
+/// Names the details of a size.
+macro_rules! size {
+    ($rows:literal, $at_once:expr) => {
+        Size {
+            rows: $rows,
+            one: concat!("single_", $rows, "_percent"),
+            at_once: $at_once,
+            gemm: concat!("gemm_", $rows, "_gflops"),
+            openblas: concat!("openblas_", $rows, "_gflops"),
+            chosen: concat!("openblas_chosen_at_", $rows),
+        }
+    };
+}
+
 /// Sizes of matrices; those from [`LARGE`] up have a target.
-const ROWS: [(u32, &str, &str); 6] = [
-    (64, "overhead_64_percent", "gflops_64"),
-    (128, "overhead_128_percent", "gflops_128"),
-    (256, "overhead_256_percent", "gflops_256"),
-    (512, "overhead_512_percent", "gflops_512"),
-    (1024, "overhead_1024_percent", "gflops_1024"),
-    (2048, "overhead_2048_percent", "gflops_2048"),
+const SIZES: [Size; 6] = [
+    size!(64, Some("in_batches_64_percent")),
+    size!(128, Some("in_batches_128_percent")),
+    size!(256, Some("in_batches_256_percent")),
+    size!(512, Some("in_batches_512_percent")),
+    size!(1024, None),
+    size!(2048, None),
 ];
 const LARGE: u32 = 256;
 
+/// Products of a batch.
+const AT_ONCE: u32 = 16;
+
 pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
-    Ok(vec![noop(workshop)?, payloads(workshop)?, classify(workshop)?, sgemm(workshop)?, guests(workshop)?])
+    let mut rows = vec![noop(workshop)?, payloads(workshop)?];
+    rows.push(classify(workshop, "accel.classify_guest_overhead_percent", default_plugins())?);
+    match plugin("onnxruntime") {
+        Ok(plugin) => rows.push(classify(workshop, "accel.classify_onnxruntime_guest_overhead_percent", vec![plugin])?),
+        Err(why) => eprintln!("SKIPPED accel.classify_onnxruntime_guest_overhead_percent: {why}"),
+    }
+    rows.extend(sgemm(workshop)?);
+    rows.push(choice()?);
+    rows.push(guests(workshop)?);
+    Ok(rows)
+}
+
+/// A plugin whose library the host may have.
+pub(super) fn plugin(name: &str) -> Result<Arc<dyn Plugin>, String> {
+    let mut loaded = load(&Config { plugins: vec![name.to_owned()], ..Config::default() });
+    let found = loaded.found.iter().find(|found| found.plugin == name);
+    let why = found.and_then(|found| found.what.as_ref().err()).cloned();
+    loaded.plugins.pop().ok_or_else(|| why.unwrap_or_else(|| "there is no such plugin".to_owned()))
 }
 
 /// A machine with these plugins, kept between its requests, so that only what a request does counts.
@@ -149,9 +194,9 @@ fn payloads(workshop: &Workshop) -> anyhow::Result<Row> {
     Ok(times.into_iter().fold(row, |row, (name, time)| row.summary(name, time)))
 }
 
-fn classify(workshop: &Workshop) -> anyhow::Result<Row> {
+fn classify(workshop: &Workshop, name: &'static str, plugins: Vec<Arc<dyn Plugin>>) -> anyhow::Result<Row> {
     let picture = Bytes::from(picture()?);
-    let runtime = Runtime::new(default_plugins());
+    let runtime = Runtime::new(plugins);
     let (direct, inside) = (runtime.session(), runtime.session());
     let params = native::register(&direct)?;
     native::register(&inside)?;
@@ -166,50 +211,127 @@ fn classify(workshop: &Workshop) -> anyhow::Result<Row> {
         ensure!(classes.len() == 5, "the plugin gave {} classes", classes.len());
         Ok(time)
     };
-    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(20)) };
+    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(15)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
     let ratio = through.over(&directly);
     let percent = (ratio.median - 1.0) * 100.0;
-    Ok(Row::new("accel.classify_guest_overhead_percent", percent, "%", Target::AtMost(1.0))
+    Ok(Row::new(name, percent, "%", Target::AtMost(1.0))
         .summary("ratio_of_each_pair", ratio)
         .summary("guest_ms", through.millis())
         .summary("native_ms", directly.millis()))
 }
 
-fn sgemm(workshop: &Workshop) -> anyhow::Result<Row> {
+/// Square matrices of ones.
+struct Ones {
+    params: Sgemm,
+    a: Vec<f32>,
+    c: Vec<f32>,
+}
+
+impl Ones {
+    fn new(rows: u32) -> Self {
+        let (n, elements) = (i64::from(rows), (rows * rows) as usize);
+        let params = Sgemm { m: n, n, k: n, lda: n, ldb: n, ldc: n, alpha: 1.0, beta: 0.0 };
+        Self { params, a: vec![1.0; elements], c: vec![0.0; elements * AT_ONCE as usize] }
+    }
+
+    fn multiply(&mut self, session: &Session) -> anyhow::Result<()> {
+        let elements = self.a.len();
+        Ok(session.ops().sgemm(&self.params, &self.a, &self.a, &mut self.c[..elements]).map(drop)?)
+    }
+
+    /// So many at once, each into a C of its own.
+    fn multiply_at_once(&mut self, session: &Session) -> anyhow::Result<()> {
+        let mut batch = session.batch();
+        for c in self.c.chunks_exact_mut(self.a.len()) {
+            batch.sgemm(&self.params, &self.a, &self.a, c);
+        }
+        Ok(batch.run().into_iter().try_for_each(|outcome| outcome.map(drop))?)
+    }
+}
+
+/// The time of one of many, as [`Guest::per_operation`] has it.
+fn per_operation(count: u32, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
+    let (one, ()) = timed(&mut work)?;
+    let (many, ()) = timed(|| (0..=count).try_for_each(|_| work()))?;
+    Ok(many.saturating_sub(one) / count)
+}
+
+/// By how many percent the product in a guest takes longer than here, one by one and so many at once.
+fn overhead(guest: &mut Guest, session: &Session, size: &Size, at_once: bool) -> anyhow::Result<f64> {
+    let count = ((1024 / size.rows).pow(2) / if at_once { AT_ONCE } else { 1 }).clamp(4, 64);
+    let batch = if at_once { format!("&batch={AT_ONCE}") } else { String::new() };
+    let parameters = format!("n={}{batch}", size.rows);
+    let mut ones = Ones::new(size.rows);
+    let mut through = || guest.per_operation("/sgemm", &parameters, count);
+    let mut directly =
+        || per_operation(count, || if at_once { ones.multiply_at_once(session) } else { ones.multiply(session) });
+    let plan = Plan { warm_up: 2, ..Plan::singly(Duration::from_secs(3)) };
+    let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
+    Ok((through.over(&directly).median - 1.0) * 100.0)
+}
+
+fn sgemm(workshop: &Workshop) -> anyhow::Result<[Row; 2]> {
     let runtime = Runtime::new(vec![Arc::new(Gemm::new())]);
     let session = runtime.session();
     let mut guest = Guest::boot(workshop.offload()?, runtime.session())?;
-    let mut worst = f64::NEG_INFINITY;
+    let (mut worst, mut worst_single) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
     let mut details = Vec::new();
-    for (rows, name, speed) in ROWS {
-        let count = (1024 / rows).pow(2).clamp(4, 64);
-        let elements = (rows * rows) as usize;
-        let (a, b, mut c) = (vec![1.0; elements], vec![1.0; elements], vec![0.0; elements]);
-        let n = i64::from(rows);
-        let params = Sgemm { m: n, n, k: n, lda: n, ldb: n, ldc: n, alpha: 1.0, beta: 0.0 };
-        let parameters = format!("n={rows}");
-        let mut through = || guest.per_operation("/sgemm", &parameters, count);
-        let mut directly = || {
-            let mut multiply = || session.ops().sgemm(&params, &a, &b, &mut c).map(drop);
-            let (one, ()) = timed(&mut multiply)?;
-            let (many, ()) = timed(|| (0..=count).try_for_each(|_| multiply()))?;
-            Ok(many.saturating_sub(one) / count)
-        };
-        let plan = Plan { warm_up: 2, ..Plan::singly(Duration::from_secs(4)) };
-        let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
-        let ratio = through.over(&directly);
-        let percent = (ratio.median - 1.0) * 100.0;
-        if rows >= LARGE {
-            worst = worst.max(percent);
+    for size in &SIZES {
+        let single = overhead(&mut guest, &session, size, false)?;
+        details.push((size.one, single));
+        let mut best_way = single;
+        if let Some(name) = size.at_once {
+            best_way = overhead(&mut guest, &session, size, true)?;
+            details.push((name, best_way));
         }
-        let gflops = 2.0 * f64::from(rows).powi(3) / (directly.micros().median * 1e3);
-        details.push(((name, percent), (speed, gflops)));
+        if size.rows >= LARGE {
+            (worst, worst_single) = (worst.max(best_way), worst_single.max(single));
+        }
     }
-    let row = Row::new("accel.sgemm_overhead_percent", worst, "%", Target::AtMost(3.0));
-    Ok(details
-        .into_iter()
-        .fold(row, |row, (overhead, speed)| row.number(overhead.0, overhead.1).number(speed.0, speed.1)))
+    let row = Row::new("accel.sgemm_overhead_percent", worst, "%", Target::AtMost(3.0))
+        .number("products_of_a_batch", f64::from(AT_ONCE));
+    let row = details.into_iter().fold(row, |row, (name, percent)| row.number(name, percent));
+    Ok([row, Row::new("accel.sgemm_single_overhead_percent", worst_single, "%", Target::None)])
+}
+
+/// How fast each plugin multiplies, and how fast the one that the runtime chooses is beside the fastest: the worst of all
+/// sizes.
+fn choice() -> anyhow::Result<Row> {
+    let gemm: Arc<dyn Plugin> = Arc::new(Gemm::new());
+    let openblas = match plugin("openblas") {
+        Ok(plugin) => plugin,
+        Err(why) => {
+            eprintln!("openblas is left out of accel.sgemm_chosen_vs_fastest: {why}");
+            Arc::clone(&gemm)
+        }
+    };
+    let alone = [&gemm, &openblas].map(|plugin| Runtime::new(vec![Arc::clone(plugin)]).session());
+    let both = Runtime::new(vec![Arc::clone(&gemm), Arc::clone(&openblas)]).session();
+    let mut worst = f64::INFINITY;
+    let mut details = Vec::new();
+    for size in &SIZES {
+        let count = (1024 / size.rows).pow(2).clamp(1, 64);
+        let [mut of_gemm, mut of_openblas, mut here] = [(); 3].map(|()| Ones::new(size.rows));
+        let mut by_gemm = || per_operation(count, || of_gemm.multiply(&alone[0]));
+        let mut by_openblas = || per_operation(count, || of_openblas.multiply(&alone[1]));
+        let plan = Plan { warm_up: 2, ..Plan::singly(Duration::from_secs(2)) };
+        let [by_gemm, by_openblas] = in_turn(plan, [&mut by_gemm, &mut by_openblas])?;
+        let elements = here.a.len();
+        let report = both.ops().sgemm(&here.params, &here.a, &here.a, &mut here.c[..elements])?;
+        let gflops = |micros: f64| 2.0 * f64::from(size.rows).powi(3) / (micros * 1e3);
+        let (by_gemm, by_openblas) = (gflops(by_gemm.micros().median), gflops(by_openblas.micros().median));
+        let is_openblas = report.plugin == "openblas";
+        let chosen = if is_openblas { by_openblas } else { by_gemm };
+        worst = worst.min(chosen / by_gemm.max(by_openblas));
+        details.push([
+            (size.gemm, by_gemm),
+            (size.openblas, by_openblas),
+            (size.chosen, f64::from(u8::from(is_openblas))),
+        ]);
+    }
+    let row = Row::new("accel.sgemm_chosen_vs_fastest", worst, "×", Target::None);
+    Ok(details.into_iter().flatten().fold(row, |row, (name, value)| row.number(name, value)))
 }
 
 /// How long so many guests work at a time.

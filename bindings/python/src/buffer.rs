@@ -143,20 +143,19 @@ struct View {
 impl Lent {
     /// The buffer of an array, with an element type that operations have, to be written or not.
     fn new(array: &Bound<'_, PyAny>, name: &str, writes: bool) -> PyResult<Self> {
-        let (buffer, format, is_value) = match PyUntypedBuffer::get(array) {
+        let (buffer, dtype, is_value) = match PyUntypedBuffer::get(array) {
             Ok(buffer) => {
-                let format = buffer.format().to_owned();
-                (buffer, format, false)
+                let dtype = known(buffer.format(), buffer.item_size(), name)?;
+                (buffer, dtype, false)
             }
+            // NumPy has no format for it.
+            Err(_) if is_bfloat16(array) => (bits(array)?, Dtype::Bf16, false),
             Err(_) => {
                 let (buffer, format) = value(array).ok_or_else(|| no_buffer(array, name))?;
-                (buffer, format, true)
+                let dtype = known(&format, buffer.len_bytes(), name)?;
+                (buffer, dtype, true)
             }
         };
-        let size = if is_value { buffer.len_bytes() } else { buffer.item_size() };
-        let dtype = dtype(&format, size).ok_or_else(|| {
-            bad_type(format!("{name} has elements of format {format:?}, which no operation has; convert it"))
-        })?;
         if writes && buffer.readonly() {
             return Err(bad_value(format!("{name} is read-only, and the operation writes to it")));
         }
@@ -169,6 +168,19 @@ impl Lent {
     fn shape(&self) -> &[usize] {
         if self.is_value { &[] } else { self.buffer.shape() }
     }
+}
+
+/// Whether it is an array of bfloat16, which another package has added to NumPy, such as `ml_dtypes`.
+fn is_bfloat16(array: &Bound<'_, PyAny>) -> bool {
+    let dtype = array.getattr("dtype");
+    let of = |name: &str| dtype.as_ref().ok()?.getattr(name).ok();
+    of("name").is_some_and(|name| name.extract::<String>().is_ok_and(|name| name == "bfloat16"))
+        && of("itemsize").is_some_and(|size| size.extract::<usize>().is_ok_and(|size| size == Dtype::Bf16.size()))
+}
+
+/// The same memory as 16-bit integers.
+fn bits(array: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    PyUntypedBuffer::get(&array.call_method1("view", ("uint16",))?)
 }
 
 /// The bytes of one value without dimensions, such as a NumPy scalar, and its format: PyO3 gives no buffers without a
@@ -269,6 +281,11 @@ impl View {
         // SAFETY: as above; the exporter lets it be written, and the claim is the only one on these bytes.
         unsafe { slice::from_raw_parts_mut(self.lent.buffer.buf_ptr().cast(), count) }
     }
+}
+
+fn known(format: &CStr, size: usize, name: &str) -> PyResult<Dtype> {
+    let unknown = || bad_type(format!("{name} has elements of format {format:?}, which no operation has; convert it"));
+    dtype(format, size).ok_or_else(unknown)
 }
 
 /// The element type of a format of Python's module `struct`, in this processor's order of bytes.

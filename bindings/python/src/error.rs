@@ -3,6 +3,7 @@
 
 use kernlet_abi::hypercall::status;
 use kernlet_accel::{AccelError, chain};
+use kernlet_accel_fetch::FetchError;
 use pyo3::{
     exceptions::{PyConnectionError, PyTypeError, PyValueError},
     prelude::*,
@@ -25,6 +26,19 @@ fn of_status(py: Python<'_>, status: i32, message: &str) -> PyErr {
     let raised =
         OF_STATUS.import(py, "kernlet_accel.errors", "of_status").and_then(|make| make.call1((status, message)));
     raised.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// That a resource could not be fetched.
+pub(crate) fn not_fetched(py: Python<'_>, error: &FetchError) -> PyErr {
+    let status = match error {
+        FetchError::Address { .. } => status::EINVAL,
+        FetchError::NotAllowed { .. } => status::EACCES,
+        FetchError::TimedOut { .. } => status::ETIMEDOUT,
+        FetchError::TooLarge { .. } => status::ENOMEM,
+        FetchError::Status { status, .. } if matches!(status.as_u16(), 404 | 410) => status::ENOENT,
+        _ => status::EIO,
+    };
+    of_status(py, status, &chain(error))
 }
 
 /// An argument of the right type cannot be used.

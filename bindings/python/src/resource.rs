@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use kernlet_accel::{ResourceFile, ResourceKind};
+use kernlet_accel::{Config, ResourceFile, ResourceKind};
 use pyo3::prelude::*;
 
 use crate::{buffer::In, error};
@@ -48,6 +48,18 @@ impl Resource {
         let kind = kind_of(kind)?;
         let read = py.detach(|| kernlet_accel::Resource::from_dir(path, kind));
         read.map(Self).map_err(|error| error::raised(py, &error))
+    }
+
+    /// What is at an http or https address that the configuration allows (fetch.allow), as `config` or the environment has it.
+    #[staticmethod]
+    #[pyo3(signature = (url, *, kind = "data", config = None))]
+    fn from_url(py: Python<'_>, url: &str, kind: &str, config: Option<PathBuf>) -> PyResult<Self> {
+        let kind = kind_of(kind)?;
+        let config = config.map_or_else(Config::from_env, |path| Config::from_file(&path));
+        let config = config.map_err(|error| error::bad_value(kernlet_accel::chain(&error)))?;
+        let fetched = py.detach(|| kernlet_accel_fetch::fetch(url, &config.fetch));
+        let file = fetched.map_err(|error| error::not_fetched(py, &error))?;
+        Ok(Self(kernlet_accel::Resource::new(vec![file], kind)))
     }
 
     /// A copy of these bytes, as a file of this name.

@@ -63,7 +63,7 @@ fn load(config: &Config) -> pyo3::PyResult<Plugins> {
     if let Some(address) = &config.agent
         && (config.plugins.is_empty() || config.plugins.iter().any(|name| name == REMOTE))
     {
-        let remote = Remote::from_config(config, None).map_err(|error| error::no_agent(address, &error))?;
+        let remote = Remote::from_config(config).map_err(|error| error::no_agent(address, &error))?;
         if let Some(remote) = remote {
             loaded.with(Arc::new(remote), format!("an agent at {address}"));
         }

@@ -1,5 +1,6 @@
 """What the tests share: a session, and the demo's model, labels and pictures."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ MODELS = Path(__file__).parents[3] / "models"
 @pytest.fixture(autouse=True)
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is configured on this machine does not change a test."""
-    for name in ("KERNLET_ACCEL_CONFIG", "KERNLET_ACCEL_AGENT", "VACCEL_PLUGINS", "VACCEL_PROFILING_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("KERNLET_ACCEL_", "VACCEL_")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

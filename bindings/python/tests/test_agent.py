@@ -46,6 +46,20 @@ def test_a_python_program_uses_an_agent_by_configuration_alone(agent: str, monke
     assert (c == 512).all()
 
 
+def test_a_configuration_file_names_the_agent(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "accel.toml"
+    config.write_text(f'agent = "near"\n[agents]\nnear = "{agent}"\n')
+    monkeypatch.setenv("KERNLET_ACCEL_CONFIG", str(config))
+    a = np.ones((256, 256), dtype=np.float32)
+    for session in (Session(), Session(agent="near")):
+        with session:
+            session.sgemm(a, a)
+            assert session.last_report is not None
+            assert session.last_report.plugin == "remote"
+    with pytest.raises(ConnectionError, match='no accelerator agent "far", only near'):
+        Session(agent="far")
+
+
 def test_an_agent_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match="missing.sock"):
         Session(agent=f"unix://{tmp_path}/missing.sock")

@@ -1,7 +1,9 @@
 """Pictures and models: results, arrays in place, and what is refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -184,3 +186,36 @@ def test_a_framework_that_is_none_or_has_no_plugin_is_named(classifier: Session)
     for framework in frameworks:
         with pytest.raises(UnsupportedError, match="no plugin has .*-model-load"):
             classifier.load("model", framework)
+
+
+class TestBfloat16:
+    """Arrays of a type that another package adds to NumPy; vAccel's dummy gives back what it is given."""
+
+    @pytest.fixture
+    def dummy(self) -> Iterator[Model]:
+        with Session(plugins=["noop"]) as session:
+            yield session.load(Resource.from_bytes(b"any"), "torch")
+
+    def test_bfloat16_goes_in_and_comes_out_as_ml_dtypes_has_it(self, dummy: Model) -> None:
+        given = np.array([[1.5, -2.0], [0.0, np.inf]], ml_dtypes.bfloat16)
+        (result,) = dummy.run(given)
+        assert result.dtype == np.dtype(ml_dtypes.bfloat16) and result.shape == (2, 2)
+        np.testing.assert_array_equal(result, given)
+        room = np.zeros(6, ml_dtypes.bfloat16)
+        (result,) = dummy.run(given, room)
+        assert result.dtype == room.dtype and result.ctypes.data == room.ctypes.data
+        np.testing.assert_array_equal(result, given)
+        assert (room[4:] == 0).all()
+        frozen = np.zeros(4, ml_dtypes.bfloat16)
+        frozen.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            dummy.run(given, frozen)
+        with pytest.raises(ValueError, match="numpy.ascontiguousarray"):
+            dummy.run(given.T)
+
+    def test_bfloat16_comes_out_as_uint16_where_nobody_has_it(
+        self, dummy: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kernlet_accel.model._BFLOAT16", None)
+        (result,) = dummy.run(np.array([1.5], ml_dtypes.bfloat16))
+        assert result.dtype == np.uint16 and result.tolist() == [0x3FC0]

@@ -162,6 +162,24 @@ pub struct AccelCall {
     pub error_len: u64,
 }
 
+/// Most operations of one batch.
+pub const BATCH_MAX: u32 = 256;
+
+/// The argument block of [`crate::hypercall::number::ACCEL_BATCH`]: several operations, carried out in their order as if
+/// they were asked for one by one, so that one may read what one before it wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AccelBatch {
+    /// Number and status, which is of the batch: each operation has its own.
+    pub head: CallHead,
+    /// Number of operations, at most [`BATCH_MAX`].
+    pub count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Address of an array of [`AccelCall`], each with its number, which is filled in as if it had been made alone.
+    pub calls: u64,
+}
+
 /// One argument. Ranges of one call must not overlap where one of them is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -346,6 +364,7 @@ const _: () = {
     assert!(size_of::<ResizeParams>() == 20);
     assert!(size_of::<ProfileRegion>() == 96);
     assert!(size_of::<AccelCall>() == 48);
+    assert!(size_of::<AccelBatch>() == 24);
     assert!(size_of::<AccelArg>() == 88);
     assert!(size_of::<SgemmParams>() == 56);
     assert!(size_of::<ClassifyParams>() == 8);

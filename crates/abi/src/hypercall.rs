@@ -29,6 +29,8 @@ pub mod number {
     pub const FIND_RESOURCE: u32 = 6;
     /// End the machine: [`super::Exit`]. Does not return.
     pub const EXIT: u32 = 7;
+    /// Run several accelerator operations: [`crate::accel::AccelBatch`].
+    pub const ACCEL_BATCH: u32 = 8;
 }
 
 /// Results of a call, as [`CallHead::status`]: zero, or a positive Linux errno, which are also vAccel's

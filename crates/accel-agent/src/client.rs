@@ -6,10 +6,9 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    net::TcpStream,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::FileExt as _, net::UnixStream},
+        unix::fs::FileExt as _,
     },
     sync::{
         Arc, Condvar, Mutex, OnceLock, PoisonError,
@@ -20,13 +19,14 @@ use std::{
 };
 
 use kernlet_abi::accel::access;
-use kernlet_accel::{Arg, Data, Dims, Dtype, Resource};
+use kernlet_accel::{Arg, Data, Dims, Dtype, RawCall, Resource};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use zerocopy::IntoBytes;
 
 use crate::{
     address::Address,
     arena::{Arena, Hold, SharedBuffer},
+    dial::dial,
     digest::digest,
     error::AgentError,
     link::{Inbox, Link, lock},
@@ -41,6 +41,8 @@ use crate::{
 
 /// How long connecting, and what is no call, may take where the caller does not say.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Most calls that are sent with one word: half of the ring, so that there is room for those of others.
+const BATCH_MAX: usize = SLOTS as usize / 2;
 /// How long a word to an agent that nobody waits for may take.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
@@ -132,6 +134,7 @@ struct Waiter {
     outputs: Vec<Option<u64>>,
     /// Bytes of its arguments.
     size: u64,
+    is_call: bool,
 }
 
 #[derive(Debug)]
@@ -175,55 +178,38 @@ impl Connection {
     /// # Errors
     /// Nobody answers there, or something else than an agent.
     pub fn open(address: &Address, options: &Options) -> Result<Self, AgentError> {
-        let text = address.to_string();
-        let connect = |source| AgentError::Connect { address: text.clone(), source };
-        let tcp = |at: &crate::HostPort| {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
-            for address in at.resolve()? {
-                match TcpStream::connect_timeout(&address, options.connect_time) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        return Ok(OwnedFd::from(stream));
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        };
-        match address {
-            Address::Unix(path) => {
-                let socket = UnixStream::connect(path).map_err(connect)?;
-                Self::over_unix(socket.into(), text, options)
-            }
-            Address::Tcp(at) => Self::greet(Link::plain(tcp(at).map_err(connect)?), text, None, options),
-            Address::Tls(at) => {
-                let tls = options.tls.as_ref().ok_or_else(|| AgentError::NoCertificate { address: text.clone() })?;
-                let wrong = |source| AgentError::Tls { address: text.clone(), source };
-                let session = tls.connect(&at.host).map_err(wrong)?;
-                let link = Link::secured(tcp(at).map_err(connect)?, session, options.connect_time).map_err(connect)?;
-                Self::greet(link, text, None, options)
-            }
-            Address::Vsock { cid, port } => {
-                let stream = vsock::VsockStream::connect_with_cid_port(*cid, *port).map_err(connect)?;
-                let socket = stream.as_fd().try_clone_to_owned().map_err(connect)?;
-                Self::greet(Link::plain(socket), text, None, options)
-            }
-        }
+        let unreachable = |source| AgentError::Connect { address: address.to_string(), source };
+        Self::over(dial(address, options.connect_time).map_err(unreachable)?, address, options)
     }
 
-    /// The same over a unix socket that is connected already.
+    /// The same over a socket that is connected to that address already.
     ///
     /// # Errors
     /// As [`Connection::open`].
-    pub fn over_unix(socket: OwnedFd, address: String, options: &Options) -> Result<Self, AgentError> {
-        let memory = match options.memory {
-            0 => None,
-            len => {
-                let memory = SharedMemory::create(len.max(MEMORY_MIN));
-                Some(Arc::new(memory.map_err(|error| AgentError::System("make memory to share", error))?))
+    pub fn over(socket: OwnedFd, address: &Address, options: &Options) -> Result<Self, AgentError> {
+        let text = address.to_string();
+        match address {
+            Address::Unix(_) => {
+                let memory = match options.memory {
+                    0 => None,
+                    len => {
+                        let memory = SharedMemory::create(len.max(MEMORY_MIN));
+                        Some(Arc::new(memory.map_err(|error| AgentError::System("make memory to share", error))?))
+                    }
+                };
+                Self::greet(Link::plain(socket), text, memory, options)
             }
-        };
-        Self::greet(Link::plain(socket), address, memory, options)
+            Address::Tcp(_) | Address::Vsock { .. } => Self::greet(Link::plain(socket), text, None, options),
+            Address::Tls(at) => {
+                let tls = options.tls.as_ref().ok_or_else(|| AgentError::NoCertificate { address: text.clone() })?;
+                let wrong = |source| AgentError::Tls { address: text.clone(), source };
+                let unreachable = |source| AgentError::Connect { address: text.clone(), source };
+                let session = tls.connect(&at.host).map_err(wrong)?;
+                let deadline = Instant::now() + options.connect_time;
+                let link = Link::secured(socket, session, deadline).map_err(unreachable)?;
+                Self::greet(link, text, None, options)
+            }
+        }
     }
 
     fn greet(
@@ -513,27 +499,97 @@ impl Connection {
         args: &mut [Arg<'_>],
         deadline: Option<Instant>,
     ) -> Result<CallReport, AgentError> {
+        self.listen()?;
+        let head = self.head(session, operation, args, deadline)?;
+        match &self.0.core.ring {
+            Some(ring) => self.call_by_ring(ring, head, args, deadline),
+            None => self.call_by_stream(head, args, deadline),
+        }
+    }
+
+    /// What a call begins with, if it can be made at all.
+    fn head(
+        &self,
+        session: u32,
+        operation: u32,
+        args: &[Arg<'_>],
+        deadline: Option<Instant>,
+    ) -> Result<CallBody, AgentError> {
         if args.len() > crate::wire::CALL_ARGS_MAX {
             return Err(AgentError::TooLarge(format!("{} arguments are too many for a call", args.len())));
         }
-        self.listen()?;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(self.timed_out());
         }
         let time_left = left.map_or(NO_LIMIT, |left| u64::try_from(left.as_micros()).unwrap_or(NO_LIMIT - 1).max(1));
-        let count = u32::try_from(args.len()).unwrap_or(u32::MAX);
-        let head = CallBody {
+        Ok(CallBody {
             session: session.into(),
             operation: operation.into(),
             time_left: time_left.into(),
-            args: count.into(),
+            args: u32::try_from(args.len()).unwrap_or(u32::MAX).into(),
             ..CallBody::default()
-        };
-        match &self.0.core.ring {
-            Some(ring) => self.call_by_ring(ring, head, args, deadline),
-            None => self.call_by_stream(head, args, deadline),
+        })
+    }
+
+    /// Several calls with one word, as many as there is room for, then the next ones.
+    fn batch(
+        &self,
+        session: u32,
+        calls: &mut [RawCall<'_, '_>],
+        deadline: Option<Instant>,
+    ) -> Vec<Result<CallReport, AgentError>> {
+        let mut outcomes = Vec::with_capacity(calls.len());
+        while let Some(rest) = calls.get_mut(outcomes.len()..).filter(|rest| !rest.is_empty()) {
+            let sent = self.listen().and_then(|()| match &self.0.core.ring {
+                Some(ring) => self.batch_by_ring(ring, session, rest, deadline),
+                None => self.batch_by_stream(session, rest, deadline),
+            });
+            match sent {
+                Ok(some) => outcomes.extend(some),
+                Err(error) => outcomes.push(Err(error)),
+            }
         }
+        outcomes
+    }
+
+    /// The first of some calls, and those after it that there is room for now. An error is the first one's: then
+    /// nothing is sent.
+    fn batch_by_ring(
+        &self,
+        ring: &ClientRing,
+        session: u32,
+        calls: &mut [RawCall<'_, '_>],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Result<CallReport, AgentError>>, AgentError> {
+        let mut sent: Vec<(u32, CallBody, Staged)> = Vec::new();
+        for call in calls.iter().take(BATCH_MAX) {
+            let staged = self.head(session, call.operation, call.args, deadline).and_then(|head| {
+                let staged = ring.stage(call.args)?;
+                Ok((head, staged))
+            });
+            let slot = match (&staged, sent.is_empty()) {
+                (Ok(_), true) => Some(ring.slot(deadline).ok_or_else(|| self.timed_out())?.ok_or_else(|| self.lost())?),
+                (Ok(_), false) => ring.slot_at_once(),
+                (Err(_), _) => None,
+            };
+            match (staged, slot) {
+                (Ok((head, staged)), Some(slot)) => sent.push((slot, head, staged)),
+                (Err(error), _) if sent.is_empty() => return Err(error),
+                // It goes with the next ones.
+                _ => break,
+            }
+        }
+        let last = sent.len().saturating_sub(1);
+        for (index, (slot, head, staged)) in sent.iter_mut().enumerate() {
+            head.more = u32::from(index < last).into();
+            ring.submitter.fill(*slot, head, &staged.bodies);
+        }
+        self.submit(ring, sent.iter().map(|(slot, ..)| *slot))?;
+        let finish = |((slot, _, staged), call): ((u32, CallBody, Staged), &mut RawCall<'_, '_>)| {
+            self.finish(ring, slot, staged, call.args, deadline)
+        };
+        Ok(sent.into_iter().zip(calls).map(finish).collect())
     }
 
     fn call_by_ring(
@@ -543,44 +599,34 @@ impl Connection {
         args: &mut [Arg<'_>],
         deadline: Option<Instant>,
     ) -> Result<CallReport, AgentError> {
-        let mut holds = Vec::with_capacity(args.len());
-        let mut bodies = Vec::with_capacity(args.len());
-        // Where an argument that lies elsewhere is copied to, and from.
-        let mut elsewhere = vec![None; args.len()];
-        let mut copied = 0;
-        for (arg, elsewhere) in args.iter().zip(&mut elsewhere) {
-            let (bytes, access) = look(&arg.data);
-            let mut at = 0;
-            if !bytes.is_empty() {
-                let (hold, start) = match ring.arena.hold(bytes) {
-                    Some(found) => found,
-                    None => {
-                        let hold = ring.arena.take(bytes.len()).ok_or_else(|| no_room(bytes.len()))?;
-                        let at = hold.at();
-                        if access != access::OUT {
-                            // The block is as long as the bytes.
-                            let _ = ring.arena.memory.write(at, bytes);
-                            copied += bytes.len() as u64;
-                        }
-                        *elsewhere = Some(at);
-                        (hold, at)
-                    }
-                };
-                holds.push(hold);
-                at = start;
-            }
-            bodies.push(describe(arg, at as u64, bytes.len(), access));
-        }
+        let staged = ring.stage(args)?;
         let slot = ring.slot(deadline).ok_or_else(|| self.timed_out())?.ok_or_else(|| self.lost())?;
-        {
-            let slots = lock(&ring.slots);
-            if slots.lost {
-                drop(slots);
-                return Err(self.lost());
-            }
-            // Under the lock, so that slots are queued one at a time, and none after the connection was lost.
-            ring.submitter.submit(slot, &head, &bodies, &ring.doorbell);
+        ring.submitter.fill(slot, &head, &staged.bodies);
+        self.submit(ring, [slot])?;
+        self.finish(ring, slot, staged, args, deadline)
+    }
+
+    fn submit(&self, ring: &ClientRing, filled: impl IntoIterator<Item = u32>) -> Result<(), AgentError> {
+        let slots = lock(&ring.slots);
+        if slots.lost {
+            drop(slots);
+            return Err(self.lost());
         }
+        // Under the lock, so that slots are queued one at a time, and none after the connection was lost.
+        ring.submitter.submit(filled, &ring.doorbell);
+        Ok(())
+    }
+
+    /// Waits for what was submitted, and takes its results.
+    fn finish(
+        &self,
+        ring: &ClientRing,
+        slot: u32,
+        staged: Staged,
+        args: &mut [Arg<'_>],
+        deadline: Option<Instant>,
+    ) -> Result<CallReport, AgentError> {
+        let Staged { holds, elsewhere, mut copied, .. } = staged;
         match ring.submitter.wait(slot, deadline) {
             Waited::Done => {}
             Waited::Lost => return Err(self.lost()),
@@ -621,17 +667,62 @@ impl Connection {
         args: &mut [Arg<'_>],
         deadline: Option<Instant>,
     ) -> Result<CallReport, AgentError> {
-        let sizes = args.iter().map(|arg| arg.data.len() as u64);
-        let size: u64 = sizes.sum();
-        if size > self.0.grants.bytes {
-            let max = self.0.grants.bytes;
-            return Err(AgentError::TooLarge(format!(
-                "arguments of {size} bytes are more than the {max} that the agent takes"
-            )));
-        }
+        let size = self.size_of(args)?;
         self.enter(size, deadline)?;
+        let spoken = self.speak(head, args, size)?;
+        self.send(&spoken.parts(args), &[], deadline)?;
+        self.hear_reply(&spoken, args, deadline)
+    }
+
+    /// As [`Self::batch_by_ring`], on a stream.
+    fn batch_by_stream(
+        &self,
+        session: u32,
+        calls: &mut [RawCall<'_, '_>],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Result<CallReport, AgentError>>, AgentError> {
+        let mut sizes = Vec::new();
+        for call in calls.iter().take(BATCH_MAX) {
+            let fits = self.head(session, call.operation, call.args, deadline).and_then(|head| {
+                let size = self.size_of(call.args)?;
+                Ok((head, size))
+            });
+            match fits {
+                Err(error) if sizes.is_empty() => return Err(error),
+                Ok((head, size)) if self.fits(&sizes, size) => sizes.push((head, size)),
+                // It goes with the next ones.
+                _ => break,
+            }
+        }
+        self.enter_with(&sizes, deadline)?;
+        let last = sizes.len().saturating_sub(1);
+        let mut spoken = Vec::with_capacity(sizes.len());
+        for (index, ((mut head, size), call)) in sizes.into_iter().zip(calls.iter()).enumerate() {
+            head.more = u32::from(index < last).into();
+            spoken.push(self.speak(head, call.args, size)?);
+        }
+        let parts: Vec<&[u8]> =
+            spoken.iter().zip(calls.iter()).flat_map(|(spoken, call)| spoken.parts(call.args)).collect();
+        self.send(&parts, &[], deadline)?;
+        drop(parts);
+        let hear = |(spoken, call): (&Spoken, &mut RawCall<'_, '_>)| self.hear_reply(spoken, call.args, deadline);
+        Ok(spoken.iter().zip(calls).map(hear).collect())
+    }
+
+    /// Bytes of a call's arguments, if the agent takes so many.
+    fn size_of(&self, args: &[Arg<'_>]) -> Result<u64, AgentError> {
+        let size: u64 = args.iter().map(|arg| arg.data.len() as u64).sum();
+        let max = self.0.grants.bytes;
+        if size <= max {
+            return Ok(size);
+        }
+        Err(AgentError::TooLarge(format!("arguments of {size} bytes are more than the {max} that the agent takes")))
+    }
+
+    /// Begins to wait for a call, before it is sent.
+    fn speak(&self, head: CallBody, args: &[Arg<'_>], size: u64) -> Result<Spoken, AgentError> {
         let output = |arg: &Arg<'_>| (!matches!(arg.data, Data::In(_))).then(|| arg.data.len() as u64);
-        let waiter = Waiter { outputs: args.iter().map(output).collect(), size, ..Waiter::default() };
+        let waiter = Waiter { outputs: args.iter().map(output).collect(), size, is_call: true, ..Waiter::default() };
         let id = self.next_id();
         let waiter = self.expect(id, waiter)?;
         let described = args.iter().map(|arg| {
@@ -639,19 +730,18 @@ impl Connection {
             describe(arg, 0, bytes.len(), access)
         });
         let body = Call { head, args: described.collect() }.body();
-        let frame = Head::new(kind::CALL, id, body.len());
-        let mut parts = vec![frame.as_bytes(), &body];
-        let mut copied = 0;
-        for arg in args.iter() {
-            let (bytes, access) = look(&arg.data);
-            if access != access::OUT {
-                parts.push(bytes);
-                copied += bytes.len() as u64;
-            }
-        }
-        self.send(&parts, &[], deadline)?;
-        drop(parts);
-        let (reply, outputs) = match waiter.wait(deadline) {
+        Ok(Spoken { id, waiter, head: Head::new(kind::CALL, id, body.len()), body })
+    }
+
+    fn hear_reply(
+        &self,
+        spoken: &Spoken,
+        args: &mut [Arg<'_>],
+        deadline: Option<Instant>,
+    ) -> Result<CallReport, AgentError> {
+        let read = args.iter().map(|arg| if let Data::Out(_) = arg.data { 0 } else { arg.data.len() as u64 });
+        let mut copied: u64 = read.sum();
+        let (reply, outputs) = match spoken.waiter.wait(deadline) {
             Some(Incoming::Reply(reply, outputs)) => (reply, outputs),
             Some(Incoming::Message(Message::Fail { status, message })) => {
                 return Err(AgentError::Refused { status, message });
@@ -660,7 +750,7 @@ impl Connection {
             Some(Incoming::Lost) => return Err(self.lost()),
             None => {
                 // The reply, when it comes, is read and forgotten.
-                let _ = self.say(0, &Message::Cancel { call: id }, &[], Some(Instant::now() + LAST_WORD));
+                let _ = self.say(0, &Message::Cancel { call: spoken.id }, &[], Some(Instant::now() + LAST_WORD));
                 return Err(self.timed_out());
             }
         };
@@ -679,18 +769,31 @@ impl Connection {
         Ok(CallReport { bytes_copied: report.bytes_copied.saturating_add(copied), ..report })
     }
 
+    /// Whether a call of so many bytes may be under way together with these.
+    fn fits(&self, others: &[(CallBody, u64)], size: u64) -> bool {
+        let grants = self.0.grants;
+        let bytes: u64 = others.iter().map(|(_, size)| size).sum();
+        others.is_empty() || ((others.len() as u64) < u64::from(grants.calls) && bytes + size <= grants.bytes)
+    }
+
     /// Waits until there is room for one more call of so many bytes. The reader gives it back.
     fn enter(&self, size: u64, deadline: Option<Instant>) -> Result<(), AgentError> {
+        self.enter_with(&[(CallBody::default(), size)], deadline)
+    }
+
+    /// The same for several calls, which are within what is granted.
+    fn enter_with(&self, calls: &[(CallBody, u64)], deadline: Option<Instant>) -> Result<(), AgentError> {
         let grants = self.0.grants;
+        let (more, size) = (calls.len() as u64, calls.iter().map(|(_, size)| size).sum::<u64>());
         let mut waiting = lock(&self.0.core.waiting);
         loop {
             if waiting.lost {
                 drop(waiting);
                 return Err(self.lost());
             }
-            let calls = waiting.waiters.values().filter(|waiter| waiter.is_call());
-            let (count, bytes) = calls.fold((0_u64, 0_u64), |(count, bytes), call| (count + 1, bytes + call.size));
-            if count == 0 || (count < u64::from(grants.calls) && bytes + size <= grants.bytes) {
+            let under_way = waiting.waiters.values().filter(|waiter| waiter.is_call);
+            let (count, bytes) = under_way.fold((0_u64, 0_u64), |(count, bytes), call| (count + 1, bytes + call.size));
+            if count == 0 || (count + more <= u64::from(grants.calls) && bytes + size <= grants.bytes) {
                 return Ok(());
             }
             let left = deadline.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
@@ -701,6 +804,31 @@ impl Connection {
             waiting = self.0.core.answered.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// A call on a stream that is about to be sent.
+struct Spoken {
+    id: u64,
+    waiter: Arc<Waiter>,
+    head: Head,
+    body: Vec<u8>,
+}
+
+impl Spoken {
+    /// What is sent of it: what it is, then what is read.
+    fn parts<'a>(&'a self, args: &'a [Arg<'_>]) -> Vec<&'a [u8]> {
+        let read = args.iter().map(|arg| look(&arg.data)).filter(|(_, access)| *access != access::OUT);
+        [self.head.as_bytes(), &self.body].into_iter().chain(read.map(|(bytes, _)| bytes)).collect()
+    }
+}
+
+/// Arguments in the memory that is shared.
+struct Staged {
+    bodies: Vec<ArgBody>,
+    holds: Vec<Hold>,
+    /// Where an argument that lies elsewhere is copied to, and from.
+    elsewhere: Vec<Option<usize>>,
+    copied: u64,
 }
 
 fn no_room(len: usize) -> AgentError {
@@ -774,10 +902,6 @@ fn memory_file(resource: &Resource) -> io::Result<OwnedFd> {
 }
 
 impl Waiter {
-    const fn is_call(&self) -> bool {
-        self.size > 0 || !self.outputs.is_empty()
-    }
-
     /// The answer; `None` when it does not come in time.
     fn wait(&self, deadline: Option<Instant>) -> Option<Incoming> {
         let mut answer = lock(&self.answer);
@@ -894,6 +1018,42 @@ impl ClientRing {
         }
     }
 
+    /// A slot that is free now.
+    fn slot_at_once(&self) -> Option<u32> {
+        let mut slots = lock(&self.slots);
+        if slots.lost { None } else { slots.free.pop() }
+    }
+
+    /// Puts arguments where both sides find them.
+    fn stage(&self, args: &[Arg<'_>]) -> Result<Staged, AgentError> {
+        let (bodies, holds) = (Vec::with_capacity(args.len()), Vec::with_capacity(args.len()));
+        let mut staged = Staged { bodies, holds, elsewhere: vec![None; args.len()], copied: 0 };
+        for (arg, elsewhere) in args.iter().zip(&mut staged.elsewhere) {
+            let (bytes, access) = look(&arg.data);
+            let mut at = 0;
+            if !bytes.is_empty() {
+                let (hold, start) = match self.arena.hold(bytes) {
+                    Some(found) => found,
+                    None => {
+                        let hold = self.arena.take(bytes.len()).ok_or_else(|| no_room(bytes.len()))?;
+                        let at = hold.at();
+                        if access != access::OUT {
+                            // The block is as long as the bytes.
+                            let _ = self.arena.memory.write(at, bytes);
+                            staged.copied += bytes.len() as u64;
+                        }
+                        *elsewhere = Some(at);
+                        (hold, at)
+                    }
+                };
+                staged.holds.push(hold);
+                at = start;
+            }
+            staged.bodies.push(describe(arg, at as u64, bytes.len(), access));
+        }
+        Ok(staged)
+    }
+
     fn give_back(&self, slot: u32) {
         self.submitter.retire(slot);
         let mut slots = lock(&self.slots);
@@ -967,6 +1127,16 @@ impl RemoteSession {
         deadline: Option<Instant>,
     ) -> Result<CallReport, AgentError> {
         self.connection.call(self.id, operation, args, deadline)
+    }
+
+    /// Carries out several operations in their order, with one word to the agent, and says of each what became of it, as
+    /// [`kernlet_accel::Session::run_batch`] does. More than there is room for are sent in parts.
+    pub fn run_batch(
+        &self,
+        calls: &mut [RawCall<'_, '_>],
+        deadline: Option<Instant>,
+    ) -> Vec<Result<CallReport, AgentError>> {
+        self.connection.batch(self.id, calls, deadline)
     }
 
     /// Its number on this connection.

@@ -36,7 +36,7 @@ use crate::{
     digest::digest,
     link::{Inbox, Link, is_readable, lock},
     memory::{AdoptError, SharedMemory},
-    ring::{self, MEMORY_MIN, Ring},
+    ring::{self, MEMORY_MIN, Ring, SLOTS},
     server::{Cached, HANDSHAKE, Shared},
     wire::{
         Call, CallBody, Grants, Head, MESSAGE_MAX, Message, Registration, Reply, ReplyBody, VERSION, WireError,
@@ -175,7 +175,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, link: &Arc<Link>, peer: Peer) -> Resul
         gate: Gate::default(),
         closed: AtomicBool::new(false),
     });
-    let mut conversation = Conversation { connection: Arc::clone(&connection), inbox, uploads: HashMap::new() };
+    let mut conversation =
+        Conversation { connection: Arc::clone(&connection), inbox, uploads: HashMap::new(), batch: Vec::new() };
     let ended = match (memory, doorbell) {
         (Some(memory), Some(doorbell)) => conversation.serve_ring(&memory, &doorbell),
         _ => conversation.serve_stream(),
@@ -236,6 +237,28 @@ struct Conversation {
     connection: Arc<Connection>,
     inbox: Inbox,
     uploads: HashMap<u64, Upload>,
+    /// Calls of a batch whose last has not come yet.
+    batch: Vec<Heard>,
+}
+
+/// A call that was heard, and what its arguments are until it is carried out.
+struct Heard {
+    /// Its id, or its slot.
+    number: u64,
+    call: Call,
+    /// Bytes of its arguments.
+    size: u64,
+    /// Those that came with it; none where memory is shared.
+    bulk: Option<Bulk>,
+    received: Instant,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// Where replies go.
+#[derive(Clone)]
+enum Replies {
+    Ring(Arc<SharedMemory>),
+    Stream(mpsc::Sender<Outgoing>),
 }
 
 /// A registration whose bytes are on their way.
@@ -256,7 +279,7 @@ impl Conversation {
         let mut calls = 0;
         loop {
             while let Some(slot) = ring.take().map_err(|_| Broken::Rule("its ring of calls is inconsistent"))? {
-                self.connection.call_in_slot(memory, slot)?;
+                self.call_in_slot(memory, slot)?;
                 calls += 1;
             }
             if calls < CALLS_A_LOOK && self.connection.shared.spin(&ring) {
@@ -405,6 +428,12 @@ impl Conversation {
         let connection = &self.connection;
         let limits = &connection.shared.limits;
         let size = bulk::size(&call).unwrap_or(u64::MAX);
+        // Those of a batch wait for its last, so that there has to be room for all of them.
+        let under_way: u64 = self.batch.iter().map(|heard| heard.size).sum();
+        let count = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
+        if count > 0 && (count >= limits.calls || under_way.saturating_add(size) > limits.bytes) {
+            return Err(Broken::Rule("a batch of more calls than may be under way"));
+        }
         if size <= limits.bytes {
             connection.gate.enter(size, limits.calls, limits.bytes);
         }
@@ -417,7 +446,7 @@ impl Conversation {
                 return Err(Broken::Rule("arguments that cannot be received"));
             }
         };
-        if is_brief(&call, size) {
+        if !call.head.has_more() && self.batch.is_empty() && is_brief(&call, size) {
             let mut bulk = bulk;
             let reply = connection.carry_out(&call.head, &mut bulk, received);
             connection.reply(id, &reply, &bulk.outputs(&reply.args))?;
@@ -425,20 +454,47 @@ impl Conversation {
             return Ok(());
         }
         let cancelled = connection.begin(id);
-        let (this, outbox) = (Arc::clone(connection), outbox.clone());
-        let job = move || {
-            let mut bulk = bulk;
-            let reply = if cancelled.load(Acquire) {
-                refused(call.args.len(), status::ETIMEDOUT, "nobody waited for it any more")
-            } else {
-                this.carry_out(&call.head, &mut bulk, received)
-            };
-            this.end(id);
-            // The thread that sends goes with the connection.
-            let _ = outbox.send((id, reply, Some((bulk, size))));
-        };
-        connection.shared.pool.push(connection.peer.id, Box::new(job));
+        self.hear(
+            Heard { number: id, call, size, bulk: Some(bulk), received, cancelled },
+            &Replies::Stream(outbox.clone()),
+        );
         Ok(())
+    }
+
+    /// Takes a call from a slot: carries it out at once if that is no work, else hands it to the workers.
+    fn call_in_slot(&mut self, memory: &Arc<SharedMemory>, slot: u32) -> Result<(), Broken> {
+        let received = Instant::now();
+        let call = ring::call(memory, slot).map_err(|_| Broken::Rule("a call in its ring is inconsistent"))?;
+        let size = bulk::size(&call).unwrap_or(u64::MAX);
+        if !call.head.has_more() && self.batch.is_empty() && is_brief(&call, size) {
+            self.connection.carry_out_in_slot(memory, slot, &call, received);
+            return Ok(());
+        }
+        let number = u64::from(slot);
+        let cancelled = self.connection.begin(number);
+        self.hear(Heard { number, call, size, bulk: None, received, cancelled }, &Replies::Ring(Arc::clone(memory)));
+        Ok(())
+    }
+
+    /// Takes a call, by itself or as one of a batch, and carries the batch out once its last is there: one worker does it,
+    /// one call after the other.
+    fn hear(&mut self, heard: Heard, replies: &Replies) {
+        // A ring has no room for more.
+        let is_last = !heard.call.head.has_more() || self.batch.len() + 1 >= SLOTS as usize;
+        self.batch.push(heard);
+        if !is_last {
+            return;
+        }
+        let calls = std::mem::take(&mut self.batch);
+        let size = calls.iter().fold(0_u64, |sum, heard| sum.saturating_add(heard.size));
+        let (this, replies) = (Arc::clone(&self.connection), replies.clone());
+        let is_brief = size <= BRIEF_MAX && calls.iter().all(|heard| is_brief(&heard.call, heard.size));
+        let job = move || calls.into_iter().for_each(|heard| this.carry_out_heard(heard, &replies));
+        if is_brief {
+            job();
+        } else {
+            self.connection.shared.pool.push(self.connection.peer.id, Box::new(job));
+        }
     }
 }
 
@@ -601,30 +657,32 @@ impl Connection {
         Ok(Message::Registered { resource: id })
     }
 
-    /// Takes a call from a slot: carries it out at once if that is no work, else hands it to the workers.
-    fn call_in_slot(self: &Arc<Self>, memory: &Arc<SharedMemory>, slot: u32) -> Result<(), Broken> {
-        let received = Instant::now();
-        let call = ring::call(memory, slot).map_err(|_| Broken::Rule("a call in its ring is inconsistent"))?;
-        let size = bulk::size(&call).unwrap_or(u64::MAX);
-        let number = u64::from(slot);
-        if is_brief(&call, size) {
-            self.carry_out_in_slot(memory, slot, &call, received);
-            return Ok(());
-        }
-        let cancelled = self.begin(number);
-        let (this, memory) = (Arc::clone(self), Arc::clone(memory));
-        let job = move || {
-            if cancelled.load(Acquire) {
-                this.end(number);
-                ring::finish(&memory, slot, &refused(0, status::ETIMEDOUT, "nobody waited for it any more"));
-            } else {
-                let finish = this.carry_out_before(&memory, &call, received);
-                this.end(number);
-                ring::finish(&memory, slot, &finish);
+    /// Carries out a call that was heard, and says what became of it.
+    fn carry_out_heard(&self, heard: Heard, replies: &Replies) {
+        let Heard { number, call, size, bulk, received, cancelled } = heard;
+        let unwanted = cancelled
+            .load(Acquire)
+            .then(|| refused(call.args.len(), status::ETIMEDOUT, "nobody waited for it any more"));
+        match replies {
+            Replies::Ring(memory) => {
+                let reply = unwanted.unwrap_or_else(|| self.carry_out_before(memory, &call, received));
+                self.end(number);
+                if let Ok(slot) = u32::try_from(number) {
+                    ring::finish(memory, slot, &reply);
+                }
             }
-        };
-        self.shared.pool.push(self.peer.id, Box::new(job));
-        Ok(())
+            Replies::Stream(outbox) => {
+                let mut bulk = bulk;
+                let reply = match (unwanted, &mut bulk) {
+                    (Some(refused), _) => refused,
+                    (None, Some(bulk)) => self.carry_out(&call.head, bulk, received),
+                    (None, None) => refused(call.args.len(), status::EINVAL, "its arguments did not come"),
+                };
+                self.end(number);
+                // The thread that sends goes with the connection.
+                let _ = outbox.send((number, reply, bulk.map(|bulk| (bulk, size))));
+            }
+        }
     }
 
     fn carry_out_in_slot(&self, memory: &Arc<SharedMemory>, slot: u32, call: &Call, received: Instant) {

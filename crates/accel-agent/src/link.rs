@@ -18,7 +18,6 @@ use rustix::{
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
         Shutdown, recv, recvmsg, sendmsg, shutdown,
-        sockopt::{Timeout, set_socket_timeout},
     },
 };
 use zerocopy::FromBytes;
@@ -29,6 +28,8 @@ use crate::wire::{HEAD, Head};
 const BUFFER: usize = 64 * 1024;
 /// Descriptors that a peer may have sent before anybody asked for them.
 const DESCRIPTORS_MAX: usize = 4;
+/// Bytes of a handshake that are taken at a time: fewer than TLS holds of what follows it.
+const HANDSHAKE_CHUNK: usize = 4 * 1024;
 /// Bytes that are encrypted at a time.
 const TLS_CHUNK: usize = 256 * 1024;
 
@@ -81,20 +82,33 @@ impl Link {
     }
 
     /// A stream under TLS, whose handshake is made here.
-    pub(crate) fn secured(socket: OwnedFd, mut tls: rustls::Connection, limit: Duration) -> io::Result<Self> {
-        let mut stream = std::fs::File::from(socket);
-        set_limits(&stream, Some(limit))?;
-        let deadline = Instant::now() + limit;
+    pub(crate) fn secured(socket: OwnedFd, mut tls: rustls::Connection, deadline: Instant) -> io::Result<Self> {
         tls.set_buffer_limit(None);
-        while tls.is_handshaking() {
-            tls.complete_io(&mut stream)?;
-            if Instant::now() >= deadline {
+        let link = Self::plain(socket);
+        while tls.is_handshaking() || tls.wants_write() {
+            if tls.wants_write() {
+                link.send_plain(&[&encrypted(&mut tls)?], &[], Some(deadline))?;
+                continue;
+            }
+            if !wait_for(&link.socket, PollFlags::IN, Some(deadline))? {
                 return Err(late());
             }
+            let mut some = [0; HANDSHAKE_CHUNK];
+            let count = receive(&link.socket, &mut some, &mut VecDeque::new())?;
+            if count == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer went away in its handshake"));
+            }
+            let mut rest = &some[..count];
+            while !rest.is_empty() {
+                tls.read_tls(&mut rest)?;
+                if let Err(error) = tls.process_new_packets() {
+                    // It is told why, if it still listens.
+                    let _ = link.send_plain(&[&encrypted(&mut tls)?], &[], Some(deadline));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
         }
-        set_limits(&stream, None)?;
-        let tls = Some(Mutex::new(Box::new(tls)));
-        Ok(Self { socket: stream.into(), tls, sending: Mutex::new(false), sent: Condvar::new() })
+        Ok(Self { tls: Some(Mutex::new(Box::new(tls))), ..link })
     }
 
     /// The peer's certificates, its own first; none without TLS.
@@ -139,14 +153,11 @@ impl Link {
         let sent = match &self.tls {
             None => self.send_plain(parts, descriptors, deadline),
             Some(tls) => parts.iter().flat_map(|part| part.chunks(TLS_CHUNK)).try_for_each(|chunk| {
-                let mut encrypted = Vec::with_capacity(chunk.len() + 1024);
-                {
+                let encrypted = {
                     let mut tls = lock(tls);
                     tls.writer().write_all(chunk)?;
-                    while tls.wants_write() {
-                        tls.write_tls(&mut encrypted)?;
-                    }
-                }
+                    encrypted(&mut tls)?
+                };
                 self.send_plain(&[&encrypted], &[], deadline)
             }),
         };
@@ -205,9 +216,13 @@ impl Link {
     }
 }
 
-fn set_limits(socket: impl AsFd, limit: Option<Duration>) -> io::Result<()> {
-    set_socket_timeout(&socket, Timeout::Recv, limit)?;
-    Ok(set_socket_timeout(&socket, Timeout::Send, limit)?)
+/// What TLS has to send.
+fn encrypted(tls: &mut rustls::Connection) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// The receiving side of a link.
@@ -339,7 +354,7 @@ fn receive(socket: &OwnedFd, into: &mut [u8], descriptors: &mut VecDeque<OwnedFd
                 return Ok(received.bytes);
             }
             Err(Errno::INTR) => {}
-            // A socket that tells its receiver not to wait is one of our own kind, set up for the handshake.
+            // Whoever receives has the socket's own word that there is something, or waits.
             Err(Errno::AGAIN) => return Err(late()),
             Err(error) => return Err(error.into()),
         }

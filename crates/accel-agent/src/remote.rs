@@ -13,17 +13,18 @@ use std::{
 
 use kernlet_abi::hypercall::status;
 use kernlet_accel::{
-    Arg, Config, Cost, Data, Deadline, Dims, Done, Dtype, EncodedData, Kinds, Operation, Plugin, PluginError, Resource,
-    ResourceIdentity, ResourceWatch, operation::Task,
+    Answer, Arg, Config, ConfigError, Cost, Data, Deadline, Dims, Done, Dtype, Encoded, EncodedArg, EncodedData, Kinds,
+    Operation, Plugin, PluginError, RawCall, Resource, ResourceIdentity, ResourceWatch, operation::Task,
 };
 use rustix::event::PollFlags;
 
 use crate::{
     address::{Address, AddressError},
     client::{Connection, Options, RemoteSession},
+    dial::Dialler,
     error::AgentError,
     link::{Inbox, Link, lock, wait_for},
-    tls::{ClientTls, TlsError, TlsFiles},
+    tls::{ClientTls, TlsError},
 };
 
 /// How long an operation waits for an agent to come back, unless its deadline is earlier.
@@ -32,6 +33,8 @@ const REDIAL: Duration = Duration::from_secs(5);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// Room for a tensor whose size nobody knows, in bytes, at first and at most.
 const GROWING: (usize, usize) = (64 * 1024, 64 * 1024 * 1024);
+/// Most operations that go to an agent at once: those of a function's batch.
+const BATCH_MAX: usize = kernlet_abi::accel::BATCH_MAX as usize;
 /// What it takes to ask an agent at all, as against a plugin in this process.
 const ROUND_TRIP: Cost = Cost::micros(10);
 
@@ -48,6 +51,9 @@ pub enum Preference {
 /// Why there is no plugin `remote`.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
+    /// The agent has no name that the operator gave.
+    #[error(transparent)]
+    Name(#[from] ConfigError),
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -70,11 +76,21 @@ pub struct Remote {
 }
 
 /// The way to the agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     live: Option<Arc<Live>>,
-    /// Where a new connection comes from, when the worker at the other end of this one ends.
-    lifeline: Option<OwnedFd>,
+    way: Way,
+}
+
+/// Where a connection comes from when one is lost.
+#[derive(Debug)]
+enum Way {
+    /// This process makes it.
+    Direct,
+    /// The agent's supervisor hands it over, when the worker at the other end has ended.
+    Lifeline(OwnedFd),
+    /// Somebody makes it who may.
+    Dialler(Dialler),
 }
 
 /// A connection with a session, and what is registered in it.
@@ -103,6 +119,26 @@ impl Remote {
     /// It cannot be reached.
     pub fn connect(address: Address, options: Options, preference: Preference) -> Result<Self, AgentError> {
         let connection = Connection::open(&address, &options)?;
+        let way = connection.take_lifeline().map_or(Way::Direct, Way::Lifeline);
+        Ok(Self::over(connection, way, address, options, preference))
+    }
+
+    /// The same by somebody else, who makes every connection to it.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub fn connect_by(
+        mut dialler: Dialler,
+        address: Address,
+        options: Options,
+        preference: Preference,
+    ) -> Result<Self, AgentError> {
+        let options = Options { lifeline: false, ..options };
+        let connection = dialled(&mut dialler, &address, &options, Instant::now() + options.connect_time)?;
+        Ok(Self::over(connection, Way::Dialler(dialler), address, options, preference))
+    }
+
+    fn over(connection: Connection, way: Way, address: Address, options: Options, preference: Preference) -> Self {
         let mut operations = Vec::new();
         let mut kinds = Kinds::REMOTE;
         for offered in connection.operations() {
@@ -113,30 +149,20 @@ impl Remote {
             }
             kinds = kinds | Kinds::from_bits(offered.kinds);
         }
-        let lifeline = connection.take_lifeline();
         // No session yet, since that would need a thread.
         let session = RemoteSession::unopened(connection);
-        let line = Line { lifeline, live: Some(Arc::new(Live { session, registered: Mutex::default() })) };
-        Ok(Self { address, options, preference, operations, kinds, line: Mutex::new(line) })
+        let line = Line { way, live: Some(Arc::new(Live { session, registered: Mutex::default() })) };
+        Self { address, options, preference, operations, kinds, line: Mutex::new(line) }
     }
 
     /// The agent that a configuration names; `None` when it names none.
     ///
     /// # Errors
     /// The configuration is wrong, or the agent cannot be reached.
-    pub fn from_config(config: &Config, on_thread: Option<fn()>) -> Result<Option<Self>, RemoteError> {
-        let Some(agent) = &config.agent else { return Ok(None) };
-        let address: Address = agent.parse()?;
-        let tls = match (&config.tls.certificate, &config.tls.key, &config.tls.authority) {
-            (Some(certificate), Some(key), Some(authority)) => Some(ClientTls::new(&TlsFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                authority: authority.clone(),
-            })?),
-            _ => None,
-        };
-        let options = Options { tls, on_thread, lifeline: on_thread.is_some(), ..Options::default() };
-        Ok(Some(Self::connect(address, options, Preference::Always)?))
+    pub fn from_config(config: &Config) -> Result<Option<Self>, RemoteError> {
+        let Some(agent) = config.agent_address(None)? else { return Ok(None) };
+        let options = Options { tls: ClientTls::from_config(&config.tls)?, ..Options::default() };
+        Ok(Some(Self::connect(agent.parse()?, options, Preference::Always)?))
     }
 
     /// The connection, made again if it was lost.
@@ -162,16 +188,18 @@ impl Remote {
     fn redial(&self, line: &mut Line, deadline: Instant) -> Result<Live, AgentError> {
         let mut pause = PAUSE.0;
         loop {
-            let connection = match &line.lifeline {
-                Some(lifeline) => self.await_connection(lifeline, deadline),
-                None => {
-                    let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE.0);
-                    Connection::open(&self.address, &Options { connect_time: left, ..self.options.clone() })
-                }
+            let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE.0);
+            let options = Options { connect_time: left, ..self.options.clone() };
+            let connection = match &mut line.way {
+                Way::Direct => Connection::open(&self.address, &options),
+                Way::Lifeline(lifeline) => self.await_connection(lifeline, options, deadline),
+                Way::Dialler(dialler) => dialled(dialler, &self.address, &options, deadline),
             };
             let session = connection.and_then(|connection| {
-                if line.lifeline.is_none() {
-                    line.lifeline = connection.take_lifeline();
+                if matches!(line.way, Way::Direct)
+                    && let Some(lifeline) = connection.take_lifeline()
+                {
+                    line.way = Way::Lifeline(lifeline);
                 }
                 connection.session_by(None, deadline)
             });
@@ -185,7 +213,12 @@ impl Remote {
     }
 
     /// The connection that the agent's supervisor hands over when the worker was replaced.
-    fn await_connection(&self, lifeline: &OwnedFd, deadline: Instant) -> Result<Connection, AgentError> {
+    fn await_connection(
+        &self,
+        lifeline: &OwnedFd,
+        options: Options,
+        deadline: Instant,
+    ) -> Result<Connection, AgentError> {
         let address = self.address.to_string();
         let lost = |why: String| AgentError::Lost { address: address.clone(), why };
         let lifeline = lifeline.try_clone().map_err(|error| AgentError::System("hold on to the agent", error))?;
@@ -196,8 +229,7 @@ impl Remote {
         let mut byte = [0];
         inbox.exact(&mut byte).map_err(|_| lost(", and so is its supervisor".to_owned()))?;
         let socket = inbox.descriptor().ok_or_else(|| lost(", and its supervisor hands over nothing".to_owned()))?;
-        let options = Options { lifeline: false, ..self.options.clone() };
-        Connection::over_unix(socket, address.clone(), &options)
+        Connection::over(socket, &self.address, &Options { lifeline: false, ..options })
     }
 
     /// What became of a worker that was lost with an operation.
@@ -252,6 +284,62 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Several tasks with one word to the agent; `None`, and nothing is begun, where that cannot be.
+    fn perform_batch(&self, tasks: &mut [Task<'_>], deadline: Option<Instant>) -> Option<Vec<Answer>> {
+        let end = Instant::now() + REDIAL;
+        let patience = deadline.map_or(end, |deadline| deadline.min(end));
+        let live = self.live(patience).ok()?;
+        live.sweep();
+        let operations: Vec<Operation> = tasks.iter().map(Task::operation).collect();
+        let encoded = tasks.iter_mut().map(|task| task.encode(|resource| live.id_of(resource, deadline)));
+        let mut encoded = encoded.collect::<Result<Vec<_>, _>>().ok()?;
+        // Of what grows nobody knows how often it has to be asked for.
+        if encoded.iter().flat_map(|task| &task.args).any(|arg| matches!(arg.data, EncodedData::Growing(_))) {
+            return None;
+        }
+        let mut grown: Vec<Vec<Vec<u64>>> = encoded.iter().map(|task| vec![Vec::new(); task.args.len()]).collect();
+        let begun = Instant::now();
+        let numbers: Vec<u32> = encoded.iter().map(|task| task.operation).collect();
+        let mut args: Vec<Vec<Arg<'_>>> =
+            encoded.iter_mut().zip(&mut grown).map(|(task, grown)| raw(task, grown)).collect();
+        let calls = numbers.iter().zip(&mut args).map(|(operation, args)| RawCall { operation: *operation, args });
+        let reports = live.session.run_batch(&mut calls.collect::<Vec<_>>(), deadline);
+        let results: Vec<Vec<Written>> = args.iter().map(|args| args.iter().map(result_of).collect()).collect();
+        drop(args);
+        // Each has its own time at the agent, and its share of the way there.
+        let there: Duration = reports.iter().flatten().map(|report| report.elapsed).sum();
+        let count = u32::try_from(reports.len()).unwrap_or(u32::MAX).max(1);
+        let way = begun.elapsed().saturating_sub(there) / count;
+        let mut answers = Vec::with_capacity(reports.len());
+        for (((report, task), results), operation) in reports.into_iter().zip(encoded).zip(results).zip(operations) {
+            let elapsed = way + report.as_ref().map_or(Duration::ZERO, |report| report.elapsed);
+            let outcome = match report {
+                Ok(report) => {
+                    let none = vec![Vec::new(); task.args.len()];
+                    tell(task, &none, results).map(|()| Done { bytes_copied: report.bytes_copied })
+                }
+                Err(error) if error.is_lost() => Err(self.explain(&live, operation, patience)),
+                Err(error) if error.status() == status::ENOTSUP => Err(PluginError::declined(error.to_string())),
+                Err(error) => Err(error.into()),
+            };
+            answers.push(Answer { outcome, elapsed });
+        }
+        Some(answers)
+    }
+}
+
+/// A connection that somebody else makes.
+fn dialled(
+    dialler: &mut Dialler,
+    address: &Address,
+    options: &Options,
+    deadline: Instant,
+) -> Result<Connection, AgentError> {
+    let unreachable = |source| AgentError::Connect { address: address.to_string(), source };
+    Connection::over(dialler.dial(deadline).map_err(unreachable)?, address, options)
+}
+
 /// Why an operation has no result.
 enum Failed {
     Agent(AgentError),
@@ -262,7 +350,7 @@ enum Failed {
 /// Carries out a task that was turned into raw arguments, and tells it what was written.
 fn run(
     session: &RemoteSession,
-    mut encoded: kernlet_accel::Encoded<'_>,
+    mut encoded: Encoded<'_>,
     room: usize,
     deadline: Option<Instant>,
 ) -> Result<u64, Failed> {
@@ -271,8 +359,17 @@ fn run(
         .iter()
         .map(|arg| if matches!(arg.data, EncodedData::Growing(_)) { vec![0; room / 8] } else { Vec::new() })
         .collect();
-    let mut args = Vec::with_capacity(encoded.args.len());
-    for (arg, grown) in encoded.args.iter_mut().zip(&mut grown) {
+    let operation = encoded.operation;
+    let mut args = raw(&mut encoded, &mut grown);
+    let report = session.run(operation, &mut args, deadline).map_err(Failed::Agent)?;
+    let results = args.iter().map(result_of).collect();
+    tell(encoded, &grown, results).map_err(Failed::Result)?;
+    Ok(report.bytes_copied)
+}
+
+/// The raw arguments of a task; those that grow have `grown`.
+fn raw<'a>(encoded: &'a mut Encoded<'_>, grown: &'a mut [Vec<u64>]) -> Vec<Arg<'a>> {
+    let arg = |(arg, grown): (&'a mut EncodedArg<'_>, &'a mut Vec<u64>)| {
         let data = match &mut arg.data {
             EncodedData::Params(bytes) => Data::In(bytes),
             EncodedData::In(bytes) => Data::In(bytes),
@@ -280,24 +377,31 @@ fn run(
             EncodedData::InOut(bytes) => Data::InOut(bytes),
             EncodedData::Growing(_) => Data::Out(zerocopy::IntoBytes::as_mut_bytes(grown.as_mut_slice())),
         };
-        args.push(Arg { custom: arg.custom, ..Arg::new(data, arg.dtype, arg.dims) });
-    }
-    let report = session.run(encoded.operation, &mut args, deadline).map_err(Failed::Agent)?;
-    let results: Vec<(Dtype, Dims, u64)> = args.iter().map(|arg| (arg.dtype, arg.dims, arg.written)).collect();
-    drop(args);
-    for ((arg, grown), (dtype, dims, written)) in encoded.args.into_iter().zip(&grown).zip(results) {
-        let told = if let EncodedData::Growing(buf) = arg.data {
-            buf.claim(dtype, dims).map(|to| {
-                let from = zerocopy::IntoBytes::as_bytes(grown.as_slice());
-                let len = to.len().min(from.len());
-                to[..len].copy_from_slice(&from[..len]);
-            })
+        Arg { custom: arg.custom, ..Arg::new(data, arg.dtype, arg.dims) }
+    };
+    encoded.args.iter_mut().zip(grown).map(arg).collect()
+}
+
+/// Type, shape and length of what was written.
+type Written = (Dtype, Dims, u64);
+
+const fn result_of(arg: &Arg<'_>) -> Written {
+    (arg.dtype, arg.dims, arg.written)
+}
+
+/// Tells a task what was written.
+fn tell(encoded: Encoded<'_>, grown: &[Vec<u64>], results: Vec<Written>) -> Result<(), PluginError> {
+    for ((arg, grown), (dtype, dims, written)) in encoded.args.into_iter().zip(grown).zip(results) {
+        if let EncodedData::Growing(buf) = arg.data {
+            let to = buf.claim(dtype, dims)?;
+            let from = zerocopy::IntoBytes::as_bytes(grown.as_slice());
+            let len = to.len().min(from.len());
+            to[..len].copy_from_slice(&from[..len]);
         } else {
-            arg.finish(dtype, dims, written)
-        };
-        told.map_err(|error| Failed::Result(error.into()))?;
+            arg.finish(dtype, dims, written)?;
+        }
     }
-    Ok(report.bytes_copied)
+    Ok(())
 }
 
 impl Live {
@@ -347,5 +451,21 @@ impl Plugin for Remote {
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
         self.perform(task, deadline.instant())
+    }
+
+    fn batch_max(&self) -> usize {
+        BATCH_MAX
+    }
+
+    fn run_batch(&self, mut tasks: Vec<Task<'_>>, deadline: Deadline) -> Vec<Answer> {
+        if let Some(answers) = self.perform_batch(&mut tasks, deadline.instant()) {
+            return answers;
+        }
+        let one_by_one = tasks.into_iter().map(|task| {
+            let begun = Instant::now();
+            let outcome = self.perform(task, deadline.instant());
+            Answer { outcome, elapsed: begun.elapsed() }
+        });
+        one_by_one.collect()
     }
 }

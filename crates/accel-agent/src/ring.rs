@@ -140,18 +140,25 @@ impl Submitter {
         Self { memory, patience: Patience::new() }
     }
 
-    /// Hands a call over to the agent. One thread at a time, and the slot is idle.
-    pub(crate) fn submit(&self, slot: u32, head: &CallBody, args: &[ArgBody], doorbell: impl AsFd) {
+    /// Fills in a slot, which is idle.
+    pub(crate) fn fill(&self, slot: u32, head: &CallBody, args: &[ArgBody]) {
         let at = slot_at(slot);
         // The slot has room for both.
         let _ = self.memory.write(at + CALL, head.as_bytes());
         let _ = self.memory.write(at + ARGS, args.as_bytes());
         word(&self.memory, at + WAITING).store(0, Relaxed);
         word(&self.memory, at + STATE).store(SUBMITTED, Relaxed);
+    }
+
+    /// Hands slots that are filled in over to the agent, in this order. One thread at a time.
+    pub(crate) fn submit(&self, slots: impl IntoIterator<Item = u32>, doorbell: impl AsFd) {
         let tail = word(&self.memory, TAIL);
-        let position = tail.load(Relaxed);
-        word(&self.memory, QUEUE + (position % SLOTS) as usize * 4).store(slot, Relaxed);
-        tail.store(position.wrapping_add(1), SeqCst);
+        let mut position = tail.load(Relaxed);
+        for slot in slots {
+            word(&self.memory, QUEUE + (position % SLOTS) as usize * 4).store(slot, Relaxed);
+            position = position.wrapping_add(1);
+        }
+        tail.store(position, SeqCst);
         fence(SeqCst);
         if word(&self.memory, PARKED).load(SeqCst) != 0 && word(&self.memory, PARKED).swap(0, AcqRel) != 0 {
             // A counter that is full wakes as well.

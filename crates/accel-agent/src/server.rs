@@ -18,7 +18,7 @@ use std::{
         },
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernlet_accel::{Plugin, Quota, Resource, Runtime, chain};
@@ -343,7 +343,7 @@ impl Shared {
         let link = match tls {
             None => Link::plain(socket),
             Some(tls) => {
-                let link = Link::secured(socket, tls.accept()?, HANDSHAKE)?;
+                let link = Link::secured(socket, tls.accept()?, Instant::now() + HANDSHAKE)?;
                 peer = tls.identity(&link.certificates()).map_err(|error| format!("{peer}: {error}"))?;
                 link
             }

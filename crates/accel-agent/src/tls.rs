@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use kernlet_accel::{TlsConfig, hex};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -29,6 +30,11 @@ pub struct TlsFiles {
 /// Why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// Some of the files are named, and some are not.
+    #[error(
+        "TLS takes a certificate, its key and the authority of the other side's certificate, and not only some of them"
+    )]
+    Incomplete,
     /// A file cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
@@ -136,10 +142,34 @@ impl ServerTls {
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(certificate))
+}
+
+impl TlsFiles {
+    /// The files that a configuration names; none when it names none.
+    ///
+    /// # Errors
+    /// [`TlsError::Incomplete`]: it names some only.
+    pub fn from_config(config: &TlsConfig) -> Result<Option<Self>, TlsError> {
+        match config.clone() {
+            TlsConfig { certificate: None, key: None, authority: None } => Ok(None),
+            TlsConfig { certificate: Some(certificate), key: Some(key), authority: Some(authority) } => {
+                Ok(Some(Self { certificate, key, authority }))
+            }
+            _ => Err(TlsError::Incomplete),
+        }
+    }
 }
 
 impl ClientTls {
+    /// From the files that a configuration names; none when it names none.
+    ///
+    /// # Errors
+    /// As [`TlsFiles::from_config`] and [`ClientTls::new`].
+    pub fn from_config(config: &TlsConfig) -> Result<Option<Self>, TlsError> {
+        TlsFiles::from_config(config)?.as_ref().map(Self::new).transpose()
+    }
+
     /// From files.
     ///
     /// # Errors

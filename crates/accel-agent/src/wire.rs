@@ -138,14 +138,20 @@ pub struct CallBody {
     pub time_left: U64,
     /// Number of arguments.
     pub args: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// One where the next call is to be carried out after this one, in a batch with it; else zero.
+    pub more: U32,
 }
 
 /// [`CallBody::time_left`] of a call without a deadline.
 pub const NO_LIMIT: u64 = u64::MAX;
 
 impl CallBody {
+    /// Whether the next call belongs to the same batch.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.more.get() != 0
+    }
+
     /// The time that is left, if it is limited.
     #[must_use]
     pub fn limit(&self) -> Option<Duration> {

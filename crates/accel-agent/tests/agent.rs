@@ -9,11 +9,11 @@ use std::{
 };
 
 use kernlet_abi::hypercall::status;
-use kernlet_accel::{Arg, Data, Dims, Dtype, Operation, Quota, Resource, ResourceFile, ResourceKind};
-use kernlet_accel_agent::{AgentError, Connection, Limits};
-use zerocopy::FromBytes as _;
+use kernlet_accel::{Arg, Data, Dims, Dtype, Operation, Quota, RawCall, Resource, ResourceFile, ResourceKind, Runtime};
+use kernlet_accel_agent::{AgentError, Connection, Limits, Options, Preference, Remote};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use support::{Home, content, home, home_with, in_a_second, numbers, tell};
+use support::{Home, content, home, home_with, in_a_minute, in_a_second, numbers, tell};
 
 const NOOP: u32 = Operation::Noop.abi_number();
 
@@ -295,4 +295,105 @@ fn too_much_for_the_connection_is_refused_with_the_limit() {
     let session = home.connect().session(None).unwrap();
     let error = numbers(&session, &vec![0; 1 << 20], &mut vec![0; 1 << 20]).unwrap_err();
     assert_eq!(status(&error), status::ENOMEM, "{error}");
+}
+
+#[test]
+fn operations_that_are_sent_together_are_answered_one_by_one() {
+    // With room for fewer calls, and fewer bytes, than a batch has.
+    for limits in [Limits::default(), Limits { calls: 3, bytes: 2000, ..Limits::default() }] {
+        let home = home_with(limits);
+        for connection in both(&home) {
+            let session = connection.session(None).unwrap();
+            let from: Vec<[i32; 50]> = (0..100).map(|number| [number; 50]).collect();
+            let mut to = vec![[0; 50]; 100];
+            let mut args: Vec<_> = from
+                .iter()
+                .zip(&mut to)
+                .map(|(from, to)| {
+                    let arg = |data| Arg::new(data, Dtype::I32, Dims::NONE);
+                    [arg(Data::In(from.as_bytes())), arg(Data::Out(to.as_mut_bytes()))]
+                })
+                .collect();
+            let copy = Operation::FpgaArrayCopy.abi_number();
+            let mut calls: Vec<_> = args.iter_mut().map(|args| RawCall { operation: copy, args }).collect();
+            let mut panics = [Arg::bytes(Data::In(b"panic"))];
+            calls.insert(1, RawCall { operation: Operation::OpenCv.abi_number(), args: &mut panics });
+            calls.insert(2, RawCall { operation: 999, args: &mut [] });
+            calls.push(RawCall { operation: NOOP, args: &mut [] });
+            let outcomes = session.run_batch(&mut calls, in_a_minute());
+            drop(calls);
+            let failed: Vec<_> =
+                (0..).zip(&outcomes).filter_map(|(at, outcome)| Some((at, outcome.as_ref().err()?))).collect();
+            let statuses: Vec<(usize, i32)> = failed.iter().map(|(at, error)| (*at, status(error))).collect();
+            assert_eq!((outcomes.len(), statuses), (103, vec![(1, status::EIO), (2, status::ENOTSUP)]));
+            assert!(outcomes.iter().flatten().all(|report| report.plugin == "probe"));
+            assert_eq!(from, to);
+            assert!(session.run_batch(&mut [], None).is_empty());
+            session.run(NOOP, &mut [], in_a_minute()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn operations_that_are_sent_together_are_carried_out_in_their_order_by_one_worker() {
+    let home = home_with(Limits { workers: 4, ..Limits::default() });
+    for connection in both(&home) {
+        let session = connection.session(None).unwrap();
+        let done = connection.session(None).unwrap();
+        std::thread::scope(|scope| {
+            let batch = scope.spawn(|| {
+                let (mut wait, mut go_on) = ([Arg::bytes(Data::In(b"wait"))], [Arg::bytes(Data::In(b"go on"))]);
+                let operation = Operation::OpenCv.abi_number();
+                let mut calls = [RawCall { operation, args: &mut wait }, RawCall { operation, args: &mut go_on }];
+                session.run_batch(&mut calls, in_a_minute()).into_iter().filter(Result::is_ok).count()
+            });
+            home.door.wait_for(1);
+            // Others are served meanwhile, and the second is not begun before the first has ended.
+            tell(&done, b"go on", in_a_minute()).unwrap();
+            assert_eq!(home.agent.stats().calls, 1);
+            assert!(!batch.is_finished());
+            home.door.open();
+            assert_eq!(batch.join().unwrap(), 2);
+        });
+        support::close(&home.door);
+    }
+}
+
+#[test]
+fn a_deadline_ends_all_of_a_batch_that_is_left() {
+    let home = home();
+    for connection in both(&home) {
+        let session = connection.session(None).unwrap();
+        let mut wait = [Arg::bytes(Data::In(b"wait"))];
+        let mut calls = [
+            RawCall { operation: NOOP, args: &mut [] },
+            RawCall { operation: Operation::OpenCv.abi_number(), args: &mut wait },
+            RawCall { operation: NOOP, args: &mut [] },
+        ];
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let outcomes = session.run_batch(&mut calls, Some(deadline));
+        let failed: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map_or_else(status, |_| 0)).collect();
+        assert_eq!(failed, [0, status::ETIMEDOUT, status::ETIMEDOUT]);
+        home.door.open();
+        home.wait_until(|stats| stats.calls == 0);
+        session.run(NOOP, &mut [], in_a_minute()).unwrap();
+        support::close(&home.door);
+    }
+}
+
+#[test]
+fn a_programs_batch_goes_to_an_agent_as_one() {
+    let home = home();
+    let remote = Remote::connect(home.address.clone(), Options::default(), Preference::Always).unwrap();
+    let session = Runtime::new(vec![Arc::new(remote)]).session();
+    assert!(session.takes_batches());
+    let (mut one, mut other, mut short) = ([0; 3], vec![0; 50_000], [0; 1]);
+    let many: Vec<i32> = (0..50_000).collect();
+    let mut batch = session.batch();
+    batch.noop().array_copy(&[1, 2, 3], &mut one).array_copy(&[1, 2], &mut short).array_copy(&many, &mut other);
+    let outcomes = batch.run();
+    let ok: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map(|report| report.plugin).ok()).collect();
+    assert_eq!(ok, [Some("remote"), Some("remote"), None, Some("remote")]);
+    assert_eq!((one, &other), ([1, 2, 3], &many));
+    assert!(outcomes.iter().flatten().all(|report| report.elapsed > Duration::ZERO));
 }

@@ -19,7 +19,7 @@ use kernlet_abi::{
 };
 use kernlet_accel::{Operation, Resource};
 use kernlet_accel_agent::{
-    Address, AgentError, Connection, Options,
+    Address, AgentError, Connection, Limits, Options,
     wire::{
         ArgBody, ArgResult, Call, CallBody, FileEntry, Grants, HEAD, Head, Message, NO_LIMIT, Registration, Reply,
         VERSION, feature, kind,
@@ -32,7 +32,7 @@ use rustix::{
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use support::{Home, home, numbers};
+use support::{Home, home, home_with, numbers};
 
 /// A client that says what a test makes it say.
 struct Liar(UnixStream);
@@ -471,4 +471,51 @@ fn a_resource_needs_a_session_of_its_own_connection() {
     liar.say(4, &Message::Close { session: session.id() });
     assert!(matches!(liar.answer(), Message::Fail { status: status::ENOENT, .. }));
     assert_eq!(home.agent.stats().resources, 1);
+}
+
+#[test]
+fn a_batch_that_never_ends_or_is_too_large_costs_its_own_connection() {
+    let home = home_with(Limits { calls: 8, bytes: 1000, ..Limits::default() });
+    let call = |session: u32, count: u32| {
+        let operation = Operation::FpgaArrayCopy.abi_number();
+        let head = CallBody {
+            session: session.into(),
+            operation: operation.into(),
+            time_left: NO_LIMIT.into(),
+            args: 2.into(),
+            more: 1.into(),
+        };
+        let arg = |access: u32| ArgBody {
+            len: u64::from(count * 4).into(),
+            access: access.into(),
+            result: ArgResult::new(0, dtype::I32, &[]),
+            ..ArgBody::default()
+        };
+        let body = Call { head, args: vec![arg(access::IN), arg(access::OUT)] }.body();
+        (body, vec![0; count as usize * 4])
+    };
+    for count in [1, 100] {
+        let mut liar = Liar::new(&home);
+        liar.greet();
+        let session = liar.open();
+        for id in 2..100 {
+            let (body, bulk) = call(session, count);
+            let head = Head::new(kind::CALL, id, body.len());
+            // The agent has had enough after eight of them, or a thousand bytes.
+            if liar.0.write_all(&[head.as_bytes(), &body, &bulk].concat()).is_err() {
+                break;
+            }
+        }
+        assert!(liar.is_cut());
+        serves(&home);
+    }
+    // One that waits for the rest of its batch takes nobody's time.
+    let mut liar = Liar::new(&home);
+    liar.greet();
+    let session = liar.open();
+    let (body, bulk) = call(session, 1);
+    liar.0.write_all(&[Head::new(kind::CALL, 2, body.len()).as_bytes(), &body, &bulk].concat()).unwrap();
+    serves(&home);
+    drop(liar);
+    home.wait_until(|stats| stats.connections == 0);
 }

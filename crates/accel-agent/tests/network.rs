@@ -5,9 +5,10 @@ mod support;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use kernlet_accel::{Operation, Plugin, Resource};
+use kernlet_accel::{Config, Operation, Plugin, Resource, Runtime, TlsConfig};
 use kernlet_accel_agent::{
-    Address, Agent, AgentError, Bound, ClientTls, Connection, Limits, Options, ServerTls, TlsFiles,
+    Address, Agent, AgentError, Bound, ClientTls, Connection, Limits, Options, Remote, RemoteError, ServerTls,
+    TlsError, TlsFiles,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -141,6 +142,33 @@ fn a_certificate_that_cannot_be_read_is_named() {
     let wrong = TlsFiles { key: good.certificate.clone(), ..good };
     let error = ClientTls::new(&wrong).unwrap_err().to_string();
     assert!(error.contains("private key"), "{error}");
+}
+
+#[test]
+fn a_configuration_alone_says_which_agent_and_by_which_certificate() {
+    let (papers, ours, _) = Papers::new();
+    let tls = ServerTls::new(&papers.files("localhost", &ours), &[]).unwrap();
+    let (_by_tls, tls_address) = agent("tls://localhost:0", Some(&tls));
+    let (_by_tcp, tcp_address) = agent("tcp://127.0.0.1:0", None);
+    let TlsFiles { certificate, key, authority } = papers.files("friend.example", &ours);
+    let tls = TlsConfig { authority: Some(authority), certificate: Some(certificate), key: Some(key) };
+    let agents = [("far".to_owned(), tls_address.to_string()), ("near".to_owned(), tcp_address.to_string())];
+    let config = |agent: &str, tls: &TlsConfig| Config {
+        agent: Some(agent.to_owned()),
+        agents: agents.clone().into(),
+        tls: tls.clone(),
+        ..Config::default()
+    };
+    for name in ["far", "near"] {
+        let remote = Remote::from_config(&config(name, &tls)).unwrap().unwrap();
+        let report = Runtime::new(vec![Arc::new(remote)]).session().run(Operation::Noop.abi_number(), &mut [], None);
+        assert_eq!(report.unwrap().plugin, "remote");
+    }
+    let half = TlsConfig { key: None, ..tls.clone() };
+    let error = Remote::from_config(&config("far", &half)).unwrap_err();
+    assert!(matches!(error, RemoteError::Tls(TlsError::Incomplete)), "{error}");
+    let error = Remote::from_config(&config("nowhere", &tls)).unwrap_err().to_string();
+    assert!(error.contains("\"nowhere\", only far, near"), "{error}");
 }
 
 /// Over the loopback of the host's vsock, where it has one: that takes the module `vsock_loopback`.

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kernlet_accel::{Absent, Config, Hint, Kinds, Plugin, Quota, Runtime, chain};
+use kernlet_accel::{Absent, Config, FetchConfig, Hint, Kinds, Plugin, Quota, Runtime, chain};
 use kernlet_accel_agent::Remote;
 use kernlet_accel_plugins::{CATALOGUE, Entry};
 
@@ -155,6 +155,11 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+/// What may be fetched.
+pub(crate) fn fetch_config() -> FetchConfig {
+    read().as_ref().map(|plugins| plugins.config.fetch.clone()).unwrap_or_default()
+}
+
 /// Unloads every plugin.
 pub(crate) fn end() {
     let plugins = write().take();
@@ -243,10 +248,12 @@ fn find(name: &str) -> Option<&'static Entry> {
 
 /// The plugin that sends operations to the agent which is configured.
 fn connect(config: &Config) -> Result<Arc<dyn Plugin>> {
-    match Remote::from_config(config, None) {
+    match Remote::from_config(config) {
         Ok(Some(remote)) => Ok(Arc::new(remote)),
         Ok(None) => {
-            error!("plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS to its address");
+            error!(
+                "plugin {REMOTE} needs an agent; set KERNLET_ACCEL_AGENT or VACCEL_RPC_ADDRESS, or agent in the file of KERNLET_ACCEL_CONFIG, to its address"
+            );
             Err(ENODEV)
         }
         Err(error) => {

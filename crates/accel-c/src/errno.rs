@@ -24,6 +24,8 @@ pub(crate) const ENOENT: Errno = Errno(libc::ENOENT);
 pub(crate) const ENOMEM: Errno = Errno(libc::ENOMEM);
 pub(crate) const ENOTSUP: Errno = Errno(libc::ENOTSUP);
 pub(crate) const EPERM: Errno = Errno(libc::EPERM);
+/// Another machine failed.
+pub(crate) const EREMOTEIO: Errno = Errno(libc::EREMOTEIO);
 pub(crate) const ERANGE: Errno = Errno(libc::ERANGE);
 /// The library is not initialized.
 pub(crate) const ESESS: Errno = Errno(libc::ECONNRESET);

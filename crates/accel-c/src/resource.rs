@@ -16,10 +16,11 @@ use std::{
 };
 
 use kernlet_accel::{AccelError, ResourceFile, ResourceKind};
+use kernlet_accel_fetch::FetchError;
 
 use crate::{
-    blob, core,
-    errno::{EINVAL, ENAMETOOLONG, ENOENT, ENOTSUP, EPERM, Errno, Result},
+    binding, blob, core,
+    errno::{EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENOTSUP, EPERM, EREMOTEIO, Errno, Result},
     file::{self, as_path},
     list, memory, ops,
     pointer::{Items, ItemsMut, Out, Text, out},
@@ -555,10 +556,13 @@ fn read(resource: &Resource) -> Result<kernlet_accel::Resource> {
     Ok(kernlet_accel::Resource::new(files, kind))
 }
 
+/// Two sessions may register a resource at one time.
+static LOADING: Mutex<()> = Mutex::new(());
+
 /// Makes the blobs of a resource's files, unless that was done.
 fn load(place: Place<Resource>, remote: bool) -> Result {
-    /// Two sessions may register a resource at one time.
-    static LOADING: Mutex<()> = Mutex::new(());
+    // Others are not kept waiting for a server. Two that fetch the same resource fetch it twice.
+    let fetched = if remote { Vec::new() } else { fetch_all(place)? };
     let _one = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the resource is in the registry, hence alive; its blobs are made under this lock only.
     let resource = unsafe { &mut *place.as_ptr() };
@@ -566,6 +570,7 @@ fn load(place: Place<Resource>, remote: bool) -> Result {
         return Ok(());
     }
     let mut made = Blobs::default();
+    let mut folder = Folder(None);
     match resource.path_kind {
         PATH_LOCAL_FILE => {
             for path in paths(resource)? {
@@ -579,8 +584,12 @@ fn load(place: Place<Resource>, remote: bool) -> Result {
         }
         PATH_REMOTE_FILE if remote => return Ok(()),
         PATH_REMOTE_FILE => {
-            error!("files are not downloaded; give resource {} a local one", resource.id);
-            return Err(ENOTSUP);
+            folder = Folder::new(resource.id, true)?;
+            for (index, ResourceFile { name, bytes }) in fetched.iter().enumerate() {
+                // Several may have one name.
+                let name = if index == 0 { name.clone() } else { format!("{index}-{name}") };
+                made.push(Blob::of_bytes(bytes, false, OsStr::new(&name), folder.path(), false)?)?;
+            }
         }
         _ => return Err(EINVAL),
     }
@@ -593,8 +602,43 @@ fn load(place: Place<Resource>, remote: bool) -> Result {
             }
         }
     }
-    (resource.blobs, resource.nr_blobs) = made.into_array()?;
+    let rundir = folder.path().map_or(Ok(ptr::null_mut()), |path| blob::text(path.as_os_str()))?;
+    (resource.blobs, resource.nr_blobs) = made.into_array().inspect_err(|_| {
+        // SAFETY: it is the copy from above.
+        unsafe { memory::free(rundir) }
+    })?;
+    if !rundir.is_null() {
+        resource.rundir = rundir;
+        folder.keep();
+    }
     Ok(())
+}
+
+/// The files of a resource that has addresses and no blobs yet.
+fn fetch_all(place: Place<Resource>) -> Result<Vec<ResourceFile>> {
+    let addresses = {
+        let _one = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as in `load`.
+        let resource = unsafe { &*place.as_ptr() };
+        if resource.path_kind != PATH_REMOTE_FILE || !resource.blobs.is_null() {
+            return Ok(Vec::new());
+        }
+        let text = |path: &CStr| path.to_str().map(str::to_owned).map_err(|_| EINVAL);
+        paths(resource)?.into_iter().map(text).collect::<Result<Vec<_>>>()?
+    };
+    let config = binding::fetch_config();
+    let fetch = |address: &String| {
+        kernlet_accel_fetch::fetch(address, &config).map_err(|error| {
+            error!("{}", kernlet_accel::chain(&error));
+            match error {
+                FetchError::Address { .. } | FetchError::NotAllowed { .. } => ENOTSUP,
+                FetchError::Status { status, .. } if matches!(status.as_u16(), 404 | 410) => ENOENT,
+                FetchError::TooLarge { .. } => ENOMEM,
+                _ => EREMOTEIO,
+            }
+        })
+    };
+    addresses.iter().map(fetch).collect()
 }
 
 fn register(resource: Place<Resource>, session: Place<Session>) -> Result {

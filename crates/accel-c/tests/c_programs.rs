@@ -6,6 +6,8 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -166,16 +168,47 @@ fn a_c_program_uses_an_agent_by_configuration_alone() {
     let agent = Agent::start(vec![Arc::new(Noop::dummy())], Limits::default(), Box::new(|_| {})).unwrap();
     agent.listen(Listener::Unix(UnixListener::bind(&path).unwrap())).unwrap();
     let address = format!("unix://{}", path.display());
+    let config = folder.path().join("accel.toml");
+    fs::write(&config, format!("agent = \"near\"\n[agents]\nnear = \"{address}\"\n")).unwrap();
     let program = INSTALLED.compile("dummies", "agent", &[]);
-    let run = || {
-        let variables = [("TEST_PLUGINS", "libvaccel-rpc.so"), ("VACCEL_RPC_ADDRESS", address.as_str())];
-        INSTALLED.run(&mut Command::new(&program), &variables)
-    };
-    let output = run();
-    assert!(output.status.success(), "{}\n{}", output.status, said(&output));
+    let run = |variable| INSTALLED.run(&mut Command::new(&program), &[("TEST_PLUGINS", "libvaccel-rpc.so"), variable]);
+    for variable in [("VACCEL_RPC_ADDRESS", address.as_str()), ("KERNLET_ACCEL_CONFIG", config.to_str().unwrap())] {
+        let output = run(variable);
+        assert!(output.status.success(), "{}\n{}", output.status, said(&output));
+    }
     drop(agent);
-    let output = run();
+    let output = run(("VACCEL_RPC_ADDRESS", &address));
     assert!(!output.status.success() && said(&output).contains("plugin remote cannot be loaded"), "{}", said(&output));
+}
+
+/// Answers every connection to a port of loopback; what is asked for below `/open/` is there, but for `missing`.
+fn serve() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut reader = BufReader::new(socket.unwrap());
+            let mut lines = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let asked = lines.next().unwrap_or_default();
+            lines.for_each(drop);
+            let (status, body) = if asked.contains("/open/model") { ("200 OK", "the model") } else { ("404 No", "") };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            reader.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[test]
+fn a_c_program_registers_resources_by_address_as_far_as_the_operator_allows() {
+    let url = format!("http://127.0.0.1:{}", serve());
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("accel.toml");
+    fs::write(&config, format!("plugins = [\"noop\"]\n[fetch]\nallow = [\"{url}/open/\"]\n")).unwrap();
+    let program = INSTALLED.compile("fetched", "plain", &[]);
+    let variables = [("KERNLET_ACCEL_CONFIG", config.to_str().unwrap()), ("TEST_URL", url.as_str())];
+    let output = INSTALLED.run(&mut Command::new(program), &variables);
+    assert!(output.status.success(), "{}\n{}", output.status, said(&output));
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub const CATALOGUE: [Entry; 9] = [
         name: "remote",
         operations: &noop::OPERATIONS,
         summary: "whatever an agent elsewhere has",
-        remedy: "say where its agent is (KERNLET_ACCEL_AGENT)",
+        remedy: "say where its agent is (KERNLET_ACCEL_AGENT, or agent in the configuration)",
         by_default: false,
     },
 ];

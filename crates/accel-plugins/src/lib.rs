@@ -25,7 +25,7 @@ mod vision;
 
 use std::sync::Arc;
 
-use kernlet_accel::Plugin;
+use kernlet_accel::{Config, Plugin};
 
 pub use crate::{
     catalogue::{CATALOGUE, Entry},
@@ -54,5 +54,14 @@ pub use crate::{
 /// ```
 #[must_use]
 pub fn default_plugins() -> Vec<Arc<dyn Plugin>> {
-    vec![Arc::new(Noop::new()), Arc::new(Rten::new()), Arc::new(Gemm::new())]
+    built_in(&Config::default())
+}
+
+/// The same with as many threads as a configuration says. Starts none of them yet.
+#[must_use]
+pub fn built_in(config: &Config) -> Vec<Arc<dyn Plugin>> {
+    let threads = |name| config.threads.get(name).copied();
+    let gemm = threads("gemm").map_or_else(Gemm::new, Gemm::with_threads);
+    let rten = threads("rten").map_or_else(Rten::new, Rten::with_threads);
+    vec![Arc::new(Noop::new()), Arc::new(rten), Arc::new(gemm)]
 }

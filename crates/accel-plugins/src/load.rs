@@ -2,7 +2,7 @@
 //! Called once a process by the watchdog, an agent or a host program. Never fails: what is not there is said, and what
 //! else is there works.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use kernlet_accel::{Absent, Config, Operation, Plugin, Runtime, chain};
 
@@ -130,14 +130,14 @@ impl Loaded {
 
 /// One plugin, and what was found of it.
 fn make(name: &str, config: &Config) -> Result<(Arc<dyn Plugin>, String), String> {
-    let threads = config.threads.get(name).copied().and_then(NonZeroUsize::new);
+    let threads = config.threads.get(name).copied();
     let library = config.libraries.get(name).cloned();
     let built_in = || "built in".to_owned();
     Ok(match name {
         // Without being asked for, it must not answer for plugins that are not there.
         "noop" if config.plugins.is_empty() => (Arc::new(Noop::new()), built_in()),
         "noop" => (Arc::new(Noop::dummy()), "built in, with a dummy for every operation".to_owned()),
-        "rten" => (Arc::new(Rten::new()), built_in()),
+        "rten" => (Arc::new(threads.map_or_else(Rten::new, Rten::with_threads)), built_in()),
         "gemm" => (Arc::new(threads.map_or_else(Gemm::new, Gemm::with_threads)), built_in()),
         "mbench" => (Arc::new(Mbench::new()), built_in()),
         "onnxruntime" => {
@@ -161,7 +161,11 @@ fn make(name: &str, config: &Config) -> Result<(Arc<dyn Plugin>, String), String
             let what = plugin.found();
             (Arc::new(plugin), what)
         }
-        REMOTE => return Err("no agent is named; set KERNLET_ACCEL_AGENT to its address".to_owned()),
+        REMOTE => {
+            return Err(
+                "no agent is named; set KERNLET_ACCEL_AGENT, or agent in the configuration, to its address".to_owned()
+            );
+        }
         other => return Err(format!("there is no plugin {other}")),
     })
 }

@@ -8,7 +8,7 @@ use std::{fs, path::Path, process::Command, sync::Arc};
 
 use kernlet_abi::hypercall::status;
 use kernlet_accel::{
-    AccelError, Dtype, ExecConfig, Report, Resource, ResourceFile, ResourceKind, Session,
+    AccelError, Dtype, ExecConfig, Report, Resource, ResourceFile, ResourceKind, Session, hex,
     operation::{TypedIn, TypedOut},
 };
 use kernlet_accel_plugins::{Exec, ExecError, Mbench};
@@ -36,7 +36,7 @@ fn library(code: &str, name: &str) -> Vec<u8> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn resource(files: &[&[u8]], kind: ResourceKind) -> Resource {

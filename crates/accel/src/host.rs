@@ -421,7 +421,7 @@ impl<'s> Model<'s> {
         session.ops().load(Framework::Onnx, model)
     }
 
-    const fn operation(&self) -> Operation {
+    pub(crate) const fn operation(&self) -> Operation {
         match self.framework {
             Framework::Onnx => Operation::OnnxModelRun,
             Framework::TensorFlow => Operation::TfModelRun,
@@ -452,13 +452,21 @@ impl<'s> Model<'s> {
         let BatchSet { inputs, outputs } = set(operation, inputs, outputs)?;
         let RunOptions { options, names, deadline } = *options;
         let run = ModelRun { model: self.resource.clone(), options, names, inputs, outputs };
-        let task = match self.framework {
+        self.session.perform(self.task(run), deadline)
+    }
+
+    /// A run of this model's framework.
+    pub(crate) const fn task<'a>(&self, run: ModelRun<'a>) -> Task<'a> {
+        match self.framework {
             Framework::Onnx => Task::OnnxModelRun(run),
             Framework::TensorFlow => Task::TfModelRun(run),
             Framework::TfLite => Task::TfliteModelRun(run),
             Framework::Torch => Task::TorchModelRun(run),
-        };
-        self.session.perform(task, deadline)
+        }
+    }
+
+    pub(crate) const fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// Runs an ONNX model on several sets of inputs at once.
@@ -505,7 +513,7 @@ pub struct RunOptions<'a> {
     pub deadline: Option<Instant>,
 }
 
-fn set<'a>(
+pub(crate) fn set<'a>(
     operation: Operation,
     inputs: &'a [Input<'a>],
     outputs: &'a mut [Output<'_>],
@@ -520,7 +528,7 @@ fn set<'a>(
     Ok(BatchSet { inputs, outputs })
 }
 
-fn product<'a>(
+pub(crate) fn product<'a>(
     operation: Operation,
     params: &SgemmParams,
     a: &'a [f32],
@@ -538,6 +546,6 @@ const fn not_empty(picture: &[u8]) -> Result<&[u8], ArgError> {
     if picture.is_empty() { Err(ArgError::Empty) } else { Ok(picture) }
 }
 
-fn bad(operation: Operation, index: usize, name: &'static str) -> impl Fn(ArgError) -> AccelError {
+pub(crate) fn bad(operation: Operation, index: usize, name: &'static str) -> impl Fn(ArgError) -> AccelError {
     move |error| AccelError::bad_arg(operation, index, name, error)
 }

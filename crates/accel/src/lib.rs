@@ -45,10 +45,12 @@
 #![forbid(unsafe_code)]
 
 mod arg;
+mod batch;
 pub mod config;
 mod decode;
 mod encode;
 mod error;
+mod hex;
 mod hint;
 pub mod host;
 pub mod onnx;
@@ -60,14 +62,16 @@ mod runtime;
 mod session;
 
 pub use arg::{Arg, Data, Dims, Dtype};
-pub use config::{Config, ConfigError, ExecConfig, LogLevel, TlsConfig};
+pub use batch::Batch;
+pub use config::{Config, ConfigError, ExecConfig, FetchConfig, LogLevel, TlsConfig};
 pub use decode::{Generic, decode, generic};
 pub use encode::{Encoded, EncodedArg, EncodedData};
 pub use error::{AccelError, chain};
+pub use hex::hex;
 pub use hint::Hint;
 pub use operation::{ArgError, Operation};
-pub use plugin::{Cost, Deadline, Done, Kinds, Plugin, PluginError};
+pub use plugin::{Answer, Cost, Deadline, Done, Kinds, Plugin, PluginError};
 pub use profile::{Profile, REGIONS_MAX, Region};
 pub use resource::{FILES_MAX, RESOURCE_MAX, Resource, ResourceFile, ResourceIdentity, ResourceKind, ResourceWatch};
 pub use runtime::{Absent, Runtime};
-pub use session::{Quota, RESOURCE_NAME_MAX, Report, ResourceId, Session};
+pub use session::{Quota, RESOURCE_NAME_MAX, RawCall, Report, ResourceId, Session};

@@ -2,7 +2,11 @@
 //! Implemented by kernlet-accel-plugins; called by the runtime only.
 //! A plugin never sees raw arguments or resource ids: it gets a [`Task`], whose lengths are checked.
 
-use std::{error::Error, fmt::Debug, time::Instant};
+use std::{
+    error::Error,
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use kernlet_abi::hypercall::status;
 
@@ -31,6 +35,31 @@ pub trait Plugin: Send + Sync + Debug {
     /// [`PluginError`] says whose fault it is; a task of an operation that is not among [`Plugin::operations`] is
     /// [`PluginError::NotOffered`]. After [`PluginError::Declined`], nothing of the task may have been written.
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError>;
+
+    /// Most operations that it takes at once: one, unless several take less together than one after the other.
+    fn batch_max(&self) -> usize {
+        1
+    }
+
+    /// Carries out at most [`Plugin::batch_max`] operations, in their order, and says of each what became of it. None of them
+    /// writes what another one uses.
+    fn run_batch(&self, tasks: Vec<Task<'_>>, deadline: Deadline) -> Vec<Answer> {
+        let run = |task| {
+            let begun = Instant::now();
+            let outcome = self.run(task, deadline);
+            Answer { outcome, elapsed: begun.elapsed() }
+        };
+        tasks.into_iter().map(run).collect()
+    }
+}
+
+/// What became of one operation of a batch.
+#[derive(Debug)]
+pub struct Answer {
+    /// As of [`Plugin::run`].
+    pub outcome: Result<Done, PluginError>,
+    /// The time that it took, without that of the others.
+    pub elapsed: Duration,
 }
 
 /// What a task is expected to take, in nanoseconds.

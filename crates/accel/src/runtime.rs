@@ -6,12 +6,16 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    AccelError, Cost, Deadline, Done, Hint, Operation, Plugin, PluginError, Quota, Report, Session, operation::Task,
+    AccelError, Answer, Cost, Deadline, Done, Hint, Operation, Plugin, PluginError, Quota, Report, Session,
+    operation::Task,
 };
+
+/// What became of an operation, and how long it took.
+pub(crate) type Timed = (Result<Report, AccelError>, Duration);
 
 /// The plugins of a process. Cheap to clone; clones share the plugins.
 #[derive(Clone, Debug)]
@@ -109,6 +113,75 @@ impl Runtime {
                 outcome => return outcome.map(|report| Report { fallback_from, ..report }),
             }
         }
+    }
+
+    /// Whether a plugin takes several operations at once.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.batch_max() > 1)
+    }
+
+    /// Carries out several tasks in their order, and says what became of each and how long it took; those in a row that one
+    /// plugin takes at once go there together. One that is declined is carried out after those that went with it.
+    pub(crate) fn perform_batch(&self, tasks: Vec<Task<'_>>, hint: &Hint, deadline: Deadline) -> Vec<Timed> {
+        let best = |task: &Task<'_>| Candidates { plugins: &self.plugins, hint, tried: 0 }.next(task);
+        let mut outcomes = Vec::with_capacity(tasks.len());
+        let mut tasks = tasks.into_iter().peekable();
+        while let Some(task) = tasks.next() {
+            let Some(plugin) = best(&task).filter(|plugin| plugin.batch_max() > 1) else {
+                outcomes.push(self.perform_timed(task, hint, deadline));
+                continue;
+            };
+            let mut group = vec![task];
+            let same = |task: &Task<'_>| best(task).is_some_and(|other| std::ptr::addr_eq(other, plugin));
+            while let Some(task) = tasks.next_if(|task| group.len() < plugin.batch_max() && same(task)) {
+                group.push(task);
+            }
+            outcomes.extend(self.perform_together(plugin, group, hint, deadline));
+        }
+        outcomes
+    }
+
+    fn perform_timed(&self, task: Task<'_>, hint: &Hint, deadline: Deadline) -> Timed {
+        let begun = Instant::now();
+        let outcome = self.perform(task, hint, deadline);
+        (outcome, begun.elapsed())
+    }
+
+    fn perform_together(
+        &self,
+        plugin: &dyn Plugin,
+        mut group: Vec<Task<'_>>,
+        hint: &Hint,
+        deadline: Deadline,
+    ) -> Vec<Timed> {
+        let name = plugin.name();
+        let lent = group.iter_mut().map(Task::reborrow).collect();
+        let answers = catch_unwind(AssertUnwindSafe(|| plugin.run_batch(lent, deadline)));
+        let panic = answers.as_ref().err().map(|panic| panic_text(&**panic));
+        let mut answers = answers.unwrap_or_default().into_iter();
+        let outcome = |task: Task<'_>| {
+            let operation = task.operation().name();
+            let failed = |source| AccelError::Plugin { plugin: name, operation, source };
+            match (answers.next(), &panic) {
+                (Some(Answer { outcome: Err(PluginError::Declined { .. }), .. }), _) => {
+                    self.perform_timed(task, hint, deadline)
+                }
+                (Some(Answer { outcome, elapsed }), _) => {
+                    let report =
+                        |Done { bytes_copied }| Report { plugin: name, elapsed, bytes_copied, fallback_from: None };
+                    (outcome.map(report).map_err(failed), elapsed)
+                }
+                (None, Some(panic)) => {
+                    let panic = panic.clone();
+                    (Err(AccelError::PluginPanic { plugin: name, operation, panic }), Duration::ZERO)
+                }
+                (None, None) => {
+                    let silence = PluginError::failed("it does not say what became of the operation");
+                    (Err(failed(silence)), Duration::ZERO)
+                }
+            }
+        };
+        group.into_iter().map(outcome).collect()
     }
 
     /// A task whose operation no plugin has: one that consists of others, or an error.

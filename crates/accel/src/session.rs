@@ -70,6 +70,15 @@ pub struct Report {
     pub fallback_from: Option<&'static str>,
 }
 
+/// An operation as raw arguments, for [`Session::run_batch`].
+#[derive(Debug)]
+pub struct RawCall<'a, 'd> {
+    /// One of [`kernlet_abi::accel::operation`].
+    pub operation: u32,
+    /// Its arguments, where [`Session::run`] fills in what was written.
+    pub args: &'a mut [Arg<'d>],
+}
+
 /// The accelerators as one function sees them.
 #[derive(Debug)]
 pub struct Session {
@@ -232,6 +241,81 @@ impl Session {
         result
     }
 
+    /// Carries out several operations in their order, each as [`Session::run`] does, and says of each what became of it. No
+    /// bytes that one of them writes may be another's, which the borrows see to.
+    ///
+    /// Plugins that take several at once, such as an agent, get them at once.
+    pub fn run_batch(
+        &self,
+        calls: &mut [RawCall<'_, '_>],
+        deadline: Option<Instant>,
+    ) -> Vec<Result<Report, AccelError>> {
+        let is_task = |call: &RawCall<'_, '_>| {
+            !matches!(Operation::from_abi(call.operation), Ok(Operation::Generic | Operation::Profile))
+        };
+        if !self.takes_batches() || !calls.iter().all(is_task) {
+            return calls.iter_mut().map(|call| self.run(call.operation, call.args, deadline)).collect();
+        }
+        let tasks = calls.iter_mut().map(|call| {
+            call.args.iter_mut().for_each(|arg| arg.written = 0);
+            let operation = Operation::from_abi(call.operation)?;
+            self.runtime.expect(operation, &self.hint())?;
+            decode::decode(operation, call.args, |id| self.resource(id))
+        });
+        let outcomes = self.perform_batch(tasks.collect(), deadline);
+        for (call, _) in calls.iter_mut().zip(&outcomes).filter(|(_, outcome)| outcome.is_err()) {
+            forget_results(call.args);
+        }
+        outcomes
+    }
+
+    /// Whether several operations at once gain anything by it: where a plugin takes them so, and the time of an
+    /// operation by itself has no limit.
+    #[must_use]
+    pub fn takes_batches(&self) -> bool {
+        self.quota.operation_time.is_none() && self.runtime.takes_batches()
+    }
+
+    /// Carries out tasks in their order, as [`Session::run_batch`] does. Of what is no task already, the error is what became
+    /// of it.
+    pub fn perform_batch(
+        &self,
+        tasks: Vec<Result<Task<'_>, AccelError>>,
+        deadline: Option<Instant>,
+    ) -> Vec<Result<Report, AccelError>> {
+        if !self.takes_batches() {
+            return tasks.into_iter().map(|task| self.perform(task?, deadline)).collect();
+        }
+        let mut good = Vec::with_capacity(tasks.len());
+        let wrong = tasks.into_iter().map(|task| task.map(|task| good.push(task)).err());
+        let wrong: Vec<_> = wrong.collect();
+        let mut done = self.perform_together(good, deadline.into()).into_iter();
+        wrong.into_iter().filter_map(|wrong| wrong.map(Err).or_else(|| done.next())).collect()
+    }
+
+    /// Several tasks as one of the operations that the session may have at a time.
+    fn perform_together(&self, tasks: Vec<Task<'_>>, deadline: Deadline) -> Vec<Result<Report, AccelError>> {
+        let operations: Vec<_> = tasks.iter().map(|task| task.operation().name()).collect();
+        let refused = |why: &dyn Fn(&'static str) -> AccelError| operations.iter().map(|name| Err(why(name))).collect();
+        let _running = match operations.first().map(|name| self.begin(name)) {
+            None => return Vec::new(),
+            Some(Ok(running)) => running,
+            Some(Err(_)) => {
+                let max = self.quota.concurrency;
+                return refused(&|operation| AccelError::TooManyOperations { operation, max });
+            }
+        };
+        if deadline.has_passed() {
+            return refused(&|operation| AccelError::DeadlinePassed { operation });
+        }
+        let outcomes = self.runtime.perform_batch(tasks, &self.hint(), deadline);
+        let record = |(operation, (outcome, time)): (&&'static str, (Result<Report, AccelError>, Duration))| {
+            self.record(operation, &outcome, time);
+            outcome
+        };
+        operations.iter().zip(outcomes).map(record).collect()
+    }
+
     fn decode_and_perform(
         &self,
         operation: u32,
@@ -267,12 +351,19 @@ impl Session {
         }
         let begun = Instant::now();
         let outcome = self.runtime.perform(task, &hint, deadline);
-        let (region, time) = match &outcome {
-            Ok(report) => (format!("{operation} ({})", report.plugin), report.elapsed),
-            Err(_) => (format!("{operation} (failed)"), begun.elapsed()),
-        };
-        self.profile.record(&region, time);
+        self.record(operation, &outcome, begun.elapsed());
         outcome
+    }
+
+    /// Keeps what an operation took, if that is wanted.
+    fn record(&self, operation: &'static str, outcome: &Result<Report, AccelError>, time: Duration) {
+        if !self.profile.is_enabled() {
+            return;
+        }
+        match outcome {
+            Ok(report) => self.profile.record(&format!("{operation} ({})", report.plugin), report.elapsed),
+            Err(_) => self.profile.record(&format!("{operation} (failed)"), time),
+        }
     }
 
     fn run_generic(&self, args: &mut [Arg<'_>], deadline: Option<Instant>) -> Result<Report, AccelError> {

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use kernlet_abi::{
     accel::{BatchParams, operation},
@@ -117,6 +117,48 @@ fn a_hint_is_each_sessions_own() {
     let other = one.runtime().session();
     one.prefer(named("gpu"));
     assert_eq!((noop(&one).unwrap().plugin, noop(&other).unwrap().plugin), ("gpu", "cheap"));
+}
+
+/// Holds its operation until a test has changed what the session prefers.
+#[derive(Debug)]
+struct Held {
+    begun: Barrier,
+    may_end: Barrier,
+}
+
+impl Plugin for Held {
+    fn name(&self) -> &'static str {
+        "held"
+    }
+
+    fn operations(&self) -> &[Operation] {
+        &[Operation::Noop]
+    }
+
+    fn cost(&self, _: &Task<'_>) -> Cost {
+        Cost::nanos(1)
+    }
+
+    fn run(&self, _: Task<'_>, _: Deadline) -> Result<Done, PluginError> {
+        self.begun.wait();
+        self.may_end.wait();
+        Ok(Done::default())
+    }
+}
+
+#[test]
+fn a_preference_may_change_while_an_operation_runs_and_is_the_next_ones() {
+    let held = Arc::new(Held { begun: Barrier::new(2), may_end: Barrier::new(2) });
+    let other = plugin("other", 2, Kinds::CPU, Does::It);
+    let session = Runtime::new(vec![Arc::clone(&held) as Arc<dyn Plugin>, other]).session();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| noop(&session).unwrap().plugin);
+        held.begun.wait();
+        session.prefer(named("other"));
+        assert_eq!(noop(&session).unwrap().plugin, "other");
+        held.may_end.wait();
+        assert_eq!(running.join().unwrap(), "held");
+    });
 }
 
 #[test]

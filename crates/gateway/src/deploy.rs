@@ -2,6 +2,7 @@
 //! The function manager calls it for every POST and PUT of `/system/functions`.
 //! It never starts or stores anything; it does read the image store, so it runs on a blocking thread.
 
+use crate::agents::Agents;
 use crate::wire::FunctionDeployment;
 use kernlet_image::{
     ConfigError, FunctionName, FunctionSpec, NameError, Namespace, Overrides, Reference, ReferenceError, Store,
@@ -40,6 +41,9 @@ pub(crate) enum DeployError {
     /// Annotations, labels, environment or limits configure the function in an impossible way.
     #[error("The function's configuration is refused")]
     Config(#[source] ConfigError),
+    /// It asks for an accelerator agent that is not there.
+    #[error("The function cannot use its accelerator agent: {0}")]
+    Agent(String),
 }
 
 impl DeployError {
@@ -86,6 +90,7 @@ pub(crate) fn check(
     deployment: &FunctionDeployment,
     identity: &Identity,
     store: &Store,
+    agents: Option<&dyn Agents>,
 ) -> Result<FunctionSpec, DeployError> {
     if let Some(secrets) = deployment.secrets.as_ref().filter(|secrets| !secrets.is_empty()) {
         return Err(DeployError::Secrets(secrets.clone()));
@@ -108,6 +113,13 @@ pub(crate) fn check(
     };
     let config = unpacked.config.overridden_by(&overrides).map_err(DeployError::Config)?;
     block_devices(&config.blocks, &unpacked.blocks).map_err(DeployError::Config)?;
+    match (&config.agent, agents) {
+        (Some(name), Some(agents)) => agents.has(Some(name)).map(|_| ()).map_err(DeployError::Agent)?,
+        (Some(name), None) => {
+            return Err(DeployError::Agent(format!("this gateway knows no agents, so none {name:?}")));
+        }
+        (None, _) => {}
+    }
     Ok(FunctionSpec {
         name: identity.name.clone(),
         namespace: identity.namespace.clone(),

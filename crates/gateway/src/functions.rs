@@ -176,9 +176,9 @@ impl Functions {
         if mode == Mode::Update && self.get(&key).is_none() {
             return Err(FunctionsError::NotFound(key));
         }
-        let store = Arc::clone(&self.store);
+        let (store, launcher) = (Arc::clone(&self.store), Arc::clone(&self.launcher));
         let record = tokio::task::spawn_blocking(move || -> Result<Record, DeployError> {
-            let spec = deploy::check(&deployment, &identity, &store)?;
+            let spec = deploy::check(&deployment, &identity, &store, launcher.agents.as_deref())?;
             Ok(Record { deployment, spec, replicas: 1, created_at: time::now() })
         })
         .await??;

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod agents;
 mod answer;
 mod auth;
 mod body;
@@ -37,6 +38,7 @@ mod time;
 mod usage;
 mod wire;
 
+pub use agents::Agents;
 pub use auth::AuthError;
 pub use state::StateError;
 
@@ -83,6 +85,8 @@ pub struct Config {
     pub max_inflight: Option<NonZero<usize>>,
     /// How much of the watchdogs' jail has to hold.
     pub jail: Mode,
+    /// The accelerator agents that functions may use, if there are any.
+    pub agents: Option<Arc<dyn Agents>>,
 }
 
 /// Why a gateway could not start.
@@ -190,6 +194,7 @@ impl Gateway {
             let launcher = Launcher {
                 program: config.program,
                 options: config.options,
+                agents: config.agents,
                 folder: sockets,
                 templates: Templates::of(&opened),
                 runtime: Handle::current(),

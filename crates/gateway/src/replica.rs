@@ -3,6 +3,7 @@
 //! It never closes the socket while the replica lives: clients connect and queue while no process is there.
 
 use crate::admission::Seat;
+use crate::agents::Agents;
 use crate::confine::Confinement;
 use crate::link::Link;
 use crate::logs::FunctionLog;
@@ -47,6 +48,8 @@ pub(crate) struct Launcher {
     pub(crate) program: PathBuf,
     /// Its further options.
     pub(crate) options: Vec<String>,
+    /// The agents that functions may use.
+    pub(crate) agents: Option<Arc<dyn Agents>>,
     /// The folder of sockets and specifications.
     pub(crate) folder: PathBuf,
     /// Where functions' templates are kept.

@@ -2,6 +2,7 @@
 //! when it dies, and ends it. A replica starts its supervisor, which reports back what happens.
 //! It never hides a death: each one goes to the function's log with what the process last said.
 
+use crate::agents::Switchboard;
 use crate::answer::chain;
 use crate::body::Upload;
 use crate::lines::{Entry, Lines, Weight};
@@ -14,6 +15,7 @@ use kernlet_image::FunctionSpec;
 use kernlet_jail::cgroup::Cgroup;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -60,6 +62,8 @@ pub(crate) struct Supervisor {
     socket: PathBuf,
     spec: PathBuf,
     listener: UnixListener,
+    /// Where its process gets connections to the function's agent, if it has one, and what answers there.
+    switchboard: Option<(PathBuf, Switchboard)>,
     /// Taken away with the supervisor, when its process has ended.
     cgroup: Option<Cgroup>,
     recent: Arc<Mutex<Recent>>,
@@ -131,14 +135,37 @@ impl Supervisor {
             socket,
             spec: spec_path,
             listener,
+            switchboard: None,
             cgroup: None,
             recent: Arc::default(),
+        };
+        supervisor.switchboard = match supervisor.open_switchboard(spec, id) {
+            Ok(switchboard) => switchboard,
+            Err(error) => {
+                supervisor.clean_up();
+                return Err(error);
+            }
         };
         match launcher.confinement.cgroup(id, spec) {
             Ok(cgroup) => supervisor.cgroup = cgroup,
             Err(error) => supervisor.say("warn", &format!("jailed, but without a control group: {}", chain(&error))),
         }
         Ok(supervisor)
+    }
+
+    /// Where the process gets connections to the function's agent. An agent that nobody knows any more is no error here: the
+    /// process says so.
+    fn open_switchboard(&self, spec: &FunctionSpec, id: &str) -> Result<Option<(PathBuf, Switchboard)>, StartError> {
+        let agent = &spec.config.agent;
+        let Some(agents) = &self.launcher.agents else { return Ok(None) };
+        if !agents.has(agent.as_deref()).unwrap_or(false) {
+            return Ok(None);
+        }
+        let path = self.launcher.folder.join(format!("{id}.dial"));
+        match Switchboard::open(&path, Arc::clone(agents), agent.clone()) {
+            Ok(switchboard) => Ok(Some((path, switchboard))),
+            Err(source) => Err(StartError::File { path, source }),
+        }
     }
 
     /// Starts a process with the listening socket as its standard input.
@@ -152,6 +179,7 @@ impl Supervisor {
             .args(["--listen", "fd:0"])
             .args(["--jail", &self.launcher.confinement.mode().to_string()])
             .args(&self.launcher.options)
+            .args(self.switchboard.iter().flat_map(|(path, _)| [OsStr::new("--accel-dialler"), path.as_os_str()]))
             .stdin(Stdio::from(listener))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -291,10 +319,13 @@ impl Supervisor {
         self.log.add(&self.instance, Entry::now(level, text));
     }
 
-    /// Deletes the socket and the specification.
+    /// Deletes the sockets and the specification.
     pub(crate) fn clean_up(&self) {
         remove(&self.socket);
         remove(&self.spec);
+        if let Some((path, _)) = &self.switchboard {
+            remove(path);
+        }
     }
 }
 

@@ -25,8 +25,8 @@ pub(crate) const PREFIX: &str = "dev.kernlet.";
 const MACHINE_NATIVE: &str = "native";
 const MACHINE_SOLO5: &str = "solo5-hvt";
 
-/// Longest name of an accelerator operation, in bytes.
-const OPERATION_NAME_MAX: usize = 64;
+/// Longest name of an accelerator operation or agent, in bytes.
+const ACCEL_NAME_MAX: usize = 64;
 
 /// What happens to a machine's memory between two requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +108,9 @@ pub struct FunctionConfig {
     /// What the block devices of a Solo5 unikernel are made of, by their names.
     #[serde(default)]
     pub blocks: BTreeMap<String, BlockSettings>,
+    /// The accelerator agent that its operations go to, by the name that the operator gave it; the host's choice without.
+    #[serde(default)]
+    pub agent: Option<String>,
 }
 
 impl Default for FunctionConfig {
@@ -126,6 +129,7 @@ impl Default for FunctionConfig {
             solo5: Solo5Config::default(),
             operations: BTreeSet::new(),
             blocks: BTreeMap::new(),
+            agent: None,
         }
     }
 }
@@ -183,10 +187,11 @@ enum Setting {
     Solo5Port,
     Solo5Arguments,
     Operations,
+    Agent,
 }
 
 impl Setting {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Abi,
         Self::Machine,
         Self::Memory,
@@ -204,6 +209,7 @@ impl Setting {
         Self::Solo5Port,
         Self::Solo5Arguments,
         Self::Operations,
+        Self::Agent,
     ];
 
     /// Its key under `[package.metadata.kernlet]` of a function's `Cargo.toml`, if it can be set there.
@@ -223,6 +229,7 @@ impl Setting {
             Self::AccelTime => Some("accel-time"),
             Self::LogRate => Some("log-rate"),
             Self::Operations => Some("operations"),
+            Self::Agent => Some("agent"),
         }
     }
 
@@ -246,6 +253,7 @@ impl Setting {
             Self::Solo5Port => "solo5.port",
             Self::Solo5Arguments => "solo5.arguments",
             Self::Operations => "accel.operations",
+            Self::Agent => "accel.agent",
         }
     }
 }
@@ -320,6 +328,7 @@ impl Draft {
             Setting::Solo5Port => config.solo5.port = parse_port(value)?,
             Setting::Solo5Arguments => config.solo5.arguments = parse_arguments(value)?,
             Setting::Operations => config.operations = parse_operations(value)?,
+            Setting::Agent => config.agent = Some(parse_agent(value)?),
         }
         Ok(())
     }
@@ -374,15 +383,26 @@ fn parse_count(value: &str, what: &str, example: &str) -> Result<u32, String> {
 }
 
 fn parse_operations(value: &str) -> Result<BTreeSet<String>, String> {
-    let fits = |name: &str| {
-        (1..=OPERATION_NAME_MAX).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    };
     let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
-    match names.clone().find(|name| !fits(name)) {
+    match names.clone().find(|name| !is_accel_name(name)) {
         Some(name) => Err(format!("{name:?} is not an operation's name; write them as noop,sgemm")),
         None => Ok(names.map(str::to_owned).collect()),
     }
+}
+
+/// A name and never an address: what the host connects to is not the function's to say.
+fn parse_agent(value: &str) -> Result<String, String> {
+    if is_accel_name(value) {
+        return Ok(value.to_owned());
+    }
+    Err(format!(
+        "{value:?} is not an agent's name; use one that the operator gave, of letters, digits, \".\", \"_\" and \"-\""
+    ))
+}
+
+fn is_accel_name(name: &str) -> bool {
+    (1..=ACCEL_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 fn check_abi(value: &str) -> Result<(), String> {

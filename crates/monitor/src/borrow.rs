@@ -71,6 +71,31 @@ pub(crate) fn check<'a>(layout: &Layout, arguments: &'a [Argument]) -> Result<Ch
     Ok(Checked { arguments })
 }
 
+/// Checks the ranges of several calls that are carried out at once: `None` where the guest may not use one as it says, or
+/// where a range that is written overlaps any other one or one of `kept`, of which no two may overlap either.
+pub(crate) fn check_apart<'a>(layout: &Layout, arguments: &'a [Argument], kept: &[Span]) -> Option<Checked<'a>> {
+    if !arguments.iter().all(|argument| layout.allows(argument.span, argument.is_written())) {
+        return None;
+    }
+    let used = arguments.iter().map(|argument| (argument.span, argument.is_written()));
+    let mut ranges: Vec<(Span, bool)> = used.chain(kept.iter().map(|span| (*span, true))).collect();
+    ranges.retain(|(span, _)| span.len > 0);
+    ranges.sort_unstable_by_key(|(span, _)| span.offset);
+    // By their starts: one overlaps an earlier one exactly if it begins before the end of those so far.
+    let (mut end, mut written_to) = (0, 0);
+    for (span, written) in ranges {
+        if span.offset < if written { end } else { written_to } {
+            return None;
+        }
+        let ends = span.offset.saturating_add(span.len);
+        end = end.max(ends);
+        if written {
+            written_to = written_to.max(ends);
+        }
+    }
+    Some(Checked { arguments })
+}
+
 /// Lends the ranges as slices, for as long as the machine's memory is borrowed exclusively.
 pub(crate) fn lend<'m>(memory: &'m mut GuestMemory, checked: &Checked<'_>) -> Result<Vec<Data<'m>>, Cause> {
     checked.arguments.iter().map(|argument| lend_one(memory, *argument)).collect()
@@ -95,7 +120,7 @@ fn lend_one<'m>(memory: &GuestMemory, argument: Argument) -> Result<Data<'m>, Ca
     // SAFETY, for the slices below: `pointer` is valid for `len` bytes inside the mapping, which `lend`
     // borrows exclusively for 'm, so the host makes no other access. The guest makes none: the machine has one
     // vCPU, which is stopped in this very call, and no device. All bit patterns are valid bytes, and mapped
-    // memory is initialised. `check` made sure that a written range overlaps no other range of the call.
+    // memory is initialised. `check` and `check_apart` made sure that a written range overlaps no other that is lent.
     Ok(match access {
         // SAFETY: see above.
         Access::In => Data::In(unsafe { std::slice::from_raw_parts(pointer, len) }),

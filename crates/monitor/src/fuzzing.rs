@@ -84,7 +84,7 @@ impl Sandbox {
         let response_limit = config.response_limit;
         let (view, unikernel) = (GuestView { memory, layout }, unikernel.clone());
         let mut sandbox = Self { view, unikernel, context, response_limit, sealed: Vec::new() };
-        sandbox.sealed = sandbox.unwritable().map(|span| (span.offset, sandbox.read(span))).collect();
+        sandbox.sealed = sandbox.unwritable().map(|span| (span.offset, sandbox.read_span(span))).collect();
         Ok(sandbox)
     }
 
@@ -92,7 +92,7 @@ impl Sandbox {
     /// tables that none took.
     fn unwritable(&self) -> impl Iterator<Item = Span> {
         let layout = &self.view.layout;
-        let is_free = |page: &u64| self.read(Span { offset: *page, len: PAGE_SIZE }).iter().all(|byte| *byte == 0);
+        let is_free = |page: &u64| self.read(*page, PAGE_SIZE).iter().all(|byte| *byte == 0);
         let tables = (PAGE_TABLE_BASE..PAGE_TABLE_END).step_by(4096);
         let free = tables.into_iter().find(is_free).unwrap_or(PAGE_TABLE_END);
         let fixed = [0..free, BOOT_BASE..STACK_BASE];
@@ -102,7 +102,13 @@ impl Sandbox {
         ranges.map(|range| Span { offset: range.start, len: range.end - range.start })
     }
 
-    fn read(&self, span: Span) -> Vec<u8> {
+    /// What lies in the guest's memory there.
+    #[must_use]
+    pub fn read(&self, offset: u64, len: u64) -> Vec<u8> {
+        self.read_span(Span { offset, len })
+    }
+
+    fn read_span(&self, span: Span) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.view.memory.read_span(span, &mut bytes).unwrap();
         bytes
@@ -159,7 +165,7 @@ impl Sandbox {
     pub fn request(&self, request: &Request<'_>) -> Result<(u64, Vec<u8>), Cause> {
         exchange::write_request(&self.view, &mut Vec::new(), request, Duration::from_secs(1))?;
         let window = self.view.layout.window;
-        Ok((window.offset, self.read(window)))
+        Ok((window.offset, self.read_span(window)))
     }
 
     /// The frames of a guest with these registers.
@@ -174,7 +180,7 @@ impl Sandbox {
     /// When it is not.
     pub fn assert_sealed(&self) {
         for (offset, before) in &self.sealed {
-            let now = self.read(Span { offset: *offset, len: before.len() as u64 });
+            let now = self.read(*offset, before.len() as u64);
             assert!(now == *before, "memory from {offset:#x} that the guest cannot write has changed");
         }
     }

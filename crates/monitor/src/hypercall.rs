@@ -1,24 +1,20 @@
 //! Serves hypercalls: reads an argument block that a hostile guest wrote, checks every range in it against
 //! the machine's layout, acts, and writes the answer back. Called by the run loop, with the guest stopped.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kernlet_abi::{
     ABI_VERSION, Span,
-    accel::{ARGS_MAX, AccelArg, AccelCall, ERROR_MAX},
     hypercall::{
         CallHead, Clock, ENTROPY_MAX, Entropy, Exit, FindResource, LOG_MESSAGE_MAX, Log, NextRequest, exit_reason,
         number, status,
     },
 };
-use kernlet_accel::{AccelError, Arg, Dims, Dtype, Report};
+use kernlet_accel::Report;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    borrow::{self, Argument},
+    accelerate,
     crash::Cause,
     layout::Layout,
     limits::Limits,
@@ -26,6 +22,9 @@ use crate::{
     message::{Level, Services, Usage},
     report::LastLines,
 };
+
+/// What the block of a call is called.
+pub(crate) const BLOCK: &str = "a hypercall's arguments";
 
 /// Longest resource name looked up, in bytes.
 const RESOURCE_NAME_MAX: u64 = 256;
@@ -85,12 +84,12 @@ impl GuestView {
         self.memory.read_span(span, to).map_err(|_| Cause::BadPointer { what, offset, len, write: false })
     }
 
-    fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
+    pub(crate) fn store<T: IntoBytes + Immutable>(&self, offset: u64, value: &T) -> Result<(), Cause> {
         self.write(offset, value.as_bytes())
     }
 
     /// Writes to a range that was checked before.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -140,7 +139,6 @@ impl CallContext {
 
 /// Serves the call whose argument block is at `block`.
 pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64) -> Result<Flow, Cause> {
-    const BLOCK: &str = "a hypercall's arguments";
     let head: CallHead = guest.load(BLOCK, block, true)?;
     let mut result = status::OK;
     let mut flow = Flow::Continue;
@@ -155,10 +153,8 @@ pub(crate) fn serve(guest: &mut GuestView, context: &mut CallContext, block: u64
             guest.store(block, &clock(context, call))?;
         }
         number::ENTROPY => result = entropy(guest, &guest.load(BLOCK, block, true)?)?,
-        number::ACCEL => {
-            let call: AccelCall = guest.load(BLOCK, block, true)?;
-            result = accelerate(guest, context, block, call)?;
-        }
+        number::ACCEL => result = accelerate::one(guest, context, block)?,
+        number::ACCEL_BATCH => result = accelerate::batch(guest, context, &guest.load(BLOCK, block, true)?)?,
         number::FIND_RESOURCE => {
             let call: FindResource = guest.load(BLOCK, block, true)?;
             result = find_resource(guest, context, block, call)?;
@@ -230,105 +226,4 @@ fn exit(guest: &GuestView, call: &Exit) -> Result<Cause, Cause> {
         exit_reason::ABI_MISMATCH => Cause::AbiMismatch { expected: ABI_VERSION },
         _ => Cause::Finished,
     })
-}
-
-fn accelerate(guest: &mut GuestView, context: &mut CallContext, block: u64, mut call: AccelCall) -> Result<i32, Cause> {
-    let descriptors = descriptors(guest, &call)?;
-    guest.check("the buffer for an error's message", call.error, true)?;
-    let outcome = run_operation(guest, context, &call, &descriptors)?;
-    let (result, message) = match outcome {
-        Ok(outputs) => {
-            write_outputs(guest, &call, descriptors, &outputs)?;
-            (status::OK, String::new())
-        }
-        Err(error) => (error.status(), error.message()),
-    };
-    let room = usize::try_from(call.error.len.min(ERROR_MAX)).unwrap_or_default();
-    let message = &message.as_bytes()[..message.floor_char_boundary(room)];
-    guest.write(call.error.offset, message)?;
-    call.error_len = message.len() as u64;
-    guest.store(block, &call)?;
-    Ok(result)
-}
-
-fn descriptors(guest: &GuestView, call: &AccelCall) -> Result<Vec<AccelArg>, Cause> {
-    if call.arg_count > ARGS_MAX {
-        return Err(Cause::TooManyArguments { count: call.arg_count, max: ARGS_MAX });
-    }
-    let size = size_of::<AccelArg>() as u64;
-    let table = Span { offset: call.args, len: u64::from(call.arg_count) * size };
-    guest.check("the table of accelerator arguments", table, true)?;
-    (0..u64::from(call.arg_count))
-        .map(|index| guest.load("an accelerator argument", call.args + index * size, true))
-        .collect()
-}
-
-/// What the host filled into an argument.
-struct Output {
-    dtype: Dtype,
-    dims: Dims,
-    written: u64,
-}
-
-/// Runs the operation on the guest's memory in place. The outer error ends the machine, the inner one is
-/// the guest's to handle.
-fn run_operation(
-    guest: &mut GuestView,
-    context: &mut CallContext,
-    call: &AccelCall,
-    descriptors: &[AccelArg],
-) -> Result<Result<Vec<Output>, AccelError>, Cause> {
-    let arguments = descriptors.iter().enumerate().map(|(index, arg)| Argument::new(index, arg));
-    let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-    let checked = borrow::check(&guest.layout, &arguments)?;
-    let data = borrow::lend(&mut guest.memory, &checked)?;
-    let typed = data.into_iter().zip(descriptors).map(|(data, descriptor)| {
-        let rank = usize::try_from(descriptor.rank).unwrap_or(usize::MAX);
-        let sizes = descriptor.dims.get(..rank).ok_or(AccelError::TooManyDims { rank })?;
-        let mut arg = Arg::new(data, Dtype::from_abi(descriptor.dtype)?, Dims::new(sizes)?);
-        arg.custom = descriptor.custom;
-        Ok(arg)
-    });
-    let mut args = match typed.collect::<Result<Vec<_>, AccelError>>() {
-        Ok(args) => args,
-        Err(error) => return Ok(Err(error)),
-    };
-    let session = Arc::clone(&context.services.accel);
-    let begun = Instant::now();
-    let deadline = match context.limits.accel_time {
-        Some(limit) => context.deadline.min(begun + limit.saturating_sub(context.usage.accel)),
-        None => context.deadline,
-    };
-    let outcome = session.run(call.operation, &mut args, Some(deadline));
-    context.usage.accel += begun.elapsed();
-    context.accelerated = outcome.as_ref().ok().copied();
-    let outcome = match (outcome, context.limits.accel_time) {
-        (Err(error), Some(limit)) if error.status() == status::ETIMEDOUT && Instant::now() < context.deadline => {
-            Err(AccelError::TimeUsedUp { limit })
-        }
-        (outcome, _) => outcome,
-    };
-    Ok(outcome.map(|Report { bytes_copied, .. }| {
-        context.usage.bytes_copied += bytes_copied;
-        args.iter().map(|arg| Output { dtype: arg.dtype, dims: arg.dims, written: arg.written }).collect()
-    }))
-}
-
-fn write_outputs(
-    guest: &GuestView,
-    call: &AccelCall,
-    descriptors: Vec<AccelArg>,
-    outputs: &[Output],
-) -> Result<(), Cause> {
-    let mut at = call.args;
-    for (mut descriptor, output) in descriptors.into_iter().zip(outputs) {
-        let sizes = output.dims.sizes();
-        descriptor.written = output.written;
-        descriptor.dtype = output.dtype.abi_number();
-        descriptor.rank = u32::try_from(sizes.len()).unwrap_or_default();
-        descriptor.dims[..sizes.len()].copy_from_slice(sizes);
-        guest.store(at, &descriptor)?;
-        at += size_of::<AccelArg>() as u64;
-    }
-    Ok(())
 }

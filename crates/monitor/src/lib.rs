@@ -1,5 +1,6 @@
 //! The hypervisor: loads a unikernel into a machine of its own, under KVM or as a confined process, runs it at CPL 3,
-//! serves its hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP or of processes.
+//! serves its hypercalls. Called by the watchdog, one machine per thread; it knows nothing of HTTP, but for guests that
+//! speak it themselves ([`solo5::server`]), or of processes.
 //! It never trusts the guest: every address and length is checked, every end has a name ([`Cause`]).
 //!
 //! | module | duty |
@@ -16,6 +17,7 @@
 //! | `program` | a function's program and machines, of whichever machine type |
 //! | [`solo5`] | Solo5's unikernels: a machine type of their own |
 //! | `hypercall` | argument blocks in, answers out |
+//! | `accelerate` | accelerator calls, one or a batch |
 //! | `exchange` | a request in, a response out |
 //! | `borrow` | the one place where guest memory becomes a slice |
 //! | `report`, `backtrace` | the state of a guest that has ended, for those who wrote it |
@@ -24,6 +26,7 @@
 //! | `deadline` | kicks a guest that runs too long |
 //! | `limits` | processor and accelerator time: what an invocation has used, what it and its function may |
 
+mod accelerate;
 mod backtrace;
 mod borrow;
 mod crash;

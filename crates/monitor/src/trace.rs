@@ -18,7 +18,7 @@ use std::{
 
 use kernlet_abi::{
     Span,
-    accel::{ARGS_MAX, AccelArg, AccelCall, ERROR_MAX, access},
+    accel::{ARGS_MAX, AccelArg, AccelBatch, AccelCall, BATCH_MAX, ERROR_MAX, access},
     hypercall::{CallHead, Clock, Entropy, Exit, FindResource, Log, NextRequest, exit_reason, number, status},
     message::ResponseHead,
 };
@@ -32,6 +32,9 @@ use crate::{
 
 /// Bytes of a text that an event shows.
 const TEXT_MAX: u64 = 256;
+
+/// Calls of a batch that an event shows.
+const CALLS_SHOWN: u64 = 8;
 
 /// Sees what a guest does. Called on the machine's thread while the guest waits.
 pub trait Observer: Send + fmt::Debug {
@@ -177,6 +180,11 @@ fn try_describe(view: &GuestView, block: u64) -> Option<String> {
             let call: AccelCall = view.load("", block, true).ok()?;
             accelerator_call(view, &call)
         }
+        number::ACCEL_BATCH => {
+            let batch: AccelBatch = view.load("", block, true).ok()?;
+            let calls: Vec<_> = calls(view, &batch).map(|call| accelerator_call(view, &call)).collect();
+            format!("accel_batch({})", calls.join("; "))
+        }
         number::FIND_RESOURCE => {
             let call: FindResource = view.load("", block, true).ok()?;
             format!("find_resource({})", text(view, call.name))
@@ -228,6 +236,13 @@ fn accelerator_call(view: &GuestView, call: &AccelCall) -> String {
     shown + ")"
 }
 
+/// The first calls of a batch, as many as a line has room for.
+fn calls(view: &GuestView, batch: &AccelBatch) -> impl Iterator<Item = AccelCall> {
+    let at = |index: u64| batch.calls.checked_add(index * size_of::<AccelCall>() as u64);
+    let count = if batch.count > BATCH_MAX { 0 } else { u64::from(batch.count).min(CALLS_SHOWN) };
+    (0..count).map_while(move |index| view.load("", at(index)?, true).ok())
+}
+
 fn arguments(view: &GuestView, call: &AccelCall) -> impl Iterator<Item = AccelArg> {
     let count = if call.arg_count > ARGS_MAX { 0 } else { u64::from(call.arg_count) };
     let at = |index| call.args.checked_add(index * size_of::<AccelArg>() as u64);
@@ -275,6 +290,11 @@ fn try_result(view: &GuestView, context: &CallContext, block: u64) -> Option<Str
         number::ACCEL => {
             let call: AccelCall = view.load("", block, true).ok()?;
             accelerator_result(view, context, &call, &name)
+        }
+        number::ACCEL_BATCH if status == status::OK => {
+            let batch: AccelBatch = view.load("", block, true).ok()?;
+            let names = calls(view, &batch).map(|call| status_name(call.head.status));
+            names.collect::<Vec<_>>().join(", ")
         }
         _ => name.into_owned(),
     })

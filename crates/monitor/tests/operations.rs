@@ -4,14 +4,16 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::{
     Function,
     everything::{Everything, LABELS, MODEL},
     in_seconds, request,
 };
-use kernlet_accel::{Resource, Runtime, Session};
+use kernlet_accel::{
+    Answer, Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, Runtime, Session, operation::Task,
+};
 use kernlet_monitor::{LogSink, Machine, Response, Services, Template};
 
 /// A session with a plugin that has everything, a model and labels.
@@ -20,6 +22,13 @@ fn session() -> Session {
     session.register("model", Resource::from_bytes(MODEL)).unwrap();
     session.register("labels", Resource::from_bytes(LABELS)).unwrap();
     session
+}
+
+/// The same with another plugin.
+fn session_of(plugin: Arc<dyn Plugin>) -> Arc<Session> {
+    let session = Runtime::new(vec![plugin]).session();
+    session.register("model", Resource::from_bytes(MODEL)).unwrap();
+    Arc::new(session)
 }
 
 /// A machine of the function that asks for operations.
@@ -145,5 +154,77 @@ fn regions_of_the_guest_and_of_the_host_are_one_profile() {
             session.profile().regions().into_iter().map(|(name, region)| (name, region.entries)).collect();
         assert_eq!(names.len(), 5, "{names:?}");
         assert!(names.contains(&("inner".to_owned(), 4)) && names.contains(&("unreported".to_owned(), 1)), "{names:?}");
+    }
+}
+
+/// What the function says of a batch of each operation: the results, then a line for each.
+const BATCH: &str = "[7.0, 9.0, 1.0, 13.0, 17.0] [7.0, 9.0, 1.0, 13.0, 17.0] [1, -2, 2147483647] [2.0, 1.0, 4.0, 3.0] \
+[4.0, 6.0] [3.0, 8.0] [4.0, 6.0] (-100.0, 200.0) [-5.0, 50.0] [7, 7] 260 [1, 11, 3] [2] Some([2.0, 4.0])
+done
+done
+done
+argument 1 (B) of fpga-vector-add is wrong: it has 4 bytes and must have exactly 8 (status 22)
+done
+done
+the operation got 36 arguments; the most is 32 (status 22)
+done
+done
+done
+done
+done
+done";
+
+/// Does everything, and takes several operations at once, which it counts.
+#[derive(Debug, Default)]
+struct AtOnce(Mutex<Vec<usize>>);
+
+impl Plugin for AtOnce {
+    fn name(&self) -> &'static str {
+        "at-once"
+    }
+
+    fn operations(&self) -> &[Operation] {
+        Operation::ALL
+    }
+
+    fn cost(&self, task: &Task<'_>) -> Cost {
+        Everything.cost(task)
+    }
+
+    fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
+        Everything.run(task, deadline)
+    }
+
+    fn batch_max(&self) -> usize {
+        200
+    }
+
+    fn run_batch(&self, tasks: Vec<Task<'_>>, deadline: Deadline) -> Vec<Answer> {
+        self.0.lock().unwrap().push(tasks.len());
+        Everything.run_batch(tasks, deadline)
+    }
+}
+
+#[test]
+fn a_batch_of_operations_is_one_exit_and_each_has_its_own_outcome() {
+    for function in Function::on_each_backend("operations") {
+        let at_once = Arc::new(AtOnce::default());
+        let plugins: [Arc<dyn Plugin>; 2] = [Arc::new(Everything), Arc::clone(&at_once) as _];
+        for plugin in plugins {
+            let session = session_of(plugin);
+            let exits = |operation: &str| {
+                let machine = boot(&function, &session);
+                let path = format!("/{operation}");
+                let asked = request(&path, b"");
+                let (_, Response { status, body, usage, .. }) = machine.invoke(&asked, in_seconds(5)).unwrap();
+                (status, String::from_utf8(body).unwrap(), usage.exits)
+            };
+            // Beside the one that gives the answer; the model is looked up and loaded before.
+            assert_eq!(exits("batch"), (200, BATCH.to_owned(), 4));
+            assert_eq!(exits("batch-of-many"), (200, "600".to_owned(), 4));
+            assert_eq!(exits("batch-of-none"), (200, "[]".to_owned(), 1));
+        }
+        // One of its operations is wrong, and one never left the function; 600 go as 256, 256 and 88.
+        assert_eq!(*at_once.0.lock().unwrap(), [11, 200, 56, 200, 56, 88]);
     }
 }

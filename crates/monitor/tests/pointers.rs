@@ -13,7 +13,7 @@ use common::{Function, MIB, in_seconds, request};
 use image::{CODE, CONSTANTS, DATA, DATA_LEN, Elf};
 use kernlet_abi::{
     Span,
-    accel::{ARGS_MAX, AccelArg, AccelCall, RANK_MAX, access, dtype, operation},
+    accel::{ARGS_MAX, AccelArg, AccelBatch, AccelCall, RANK_MAX, access, dtype, operation},
     hypercall::{
         CallHead, Clock, Entropy, Exit, FindResource, LOG_MESSAGE_MAX, Log, NextRequest, exit_reason, number, status,
     },
@@ -197,6 +197,7 @@ fn a_block_that_begins_in_the_guests_memory_must_end_there() {
             (number::CLOCK, size_of::<Clock>()),
             (number::ENTROPY, size_of::<Entropy>()),
             (number::ACCEL, size_of::<AccelCall>()),
+            (number::ACCEL_BATCH, size_of::<AccelBatch>()),
             (number::FIND_RESOURCE, size_of::<FindResource>()),
             (number::EXIT, size_of::<Exit>()),
         ] {
@@ -218,7 +219,7 @@ fn a_block_that_begins_in_the_guests_memory_must_end_there() {
 #[test]
 fn calls_that_do_not_exist_end_the_machine_by_their_number() {
     for caller in Caller::on_each_backend() {
-        for unknown in [0, 8, 9, 0x100, 0x8000_0001, u32::MAX] {
+        for unknown in [0, 9, 10, 0x100, 0x8000_0001, u32::MAX] {
             let crash = caller.call(&head(unknown)).unwrap_err();
             assert!(matches!(crash.cause(), Cause::UnknownHypercall { number } if *number == unknown), "{crash}");
         }

@@ -411,6 +411,54 @@ fn frames_go_through_the_ring_and_through_hypercalls() {
     }
 }
 
+/// Runs the guest `frames` with one end of a link, on which `incoming` waits; what became of it, and the other end.
+fn frames(ring: &str, words: &str, incoming: &[&[u8]]) -> ((i32, String, String), OwnedFd) {
+    let (ours, theirs) = link();
+    incoming.iter().for_each(|frame| assert_eq!(rustix::io::write(&ours, frame).unwrap(), frame.len()));
+    let net = format!("--net:service=@{}", theirs.as_raw_fd());
+    (run(ring, &[&net], "frames", &["--solo5:quiet", words]), ours)
+}
+
+#[test]
+fn a_frame_of_any_length_is_sent_or_refused_by_both_paths() {
+    if !kvm_is_usable() {
+        return;
+    }
+    for (ring, path, done) in [("3", "call", "returned 0\n"), ("3", "ring", "taken\n"), ("0", "ring", "taken\n")] {
+        // Less than an Ethernet header, a usual one, the largest of all.
+        for len in [1, 13, 14, 1514, 2049, 65_600] {
+            let (said, ours) = frames(ring, &format!("send {path} {len}"), &[]);
+            assert_eq!(said, (0, done.to_owned(), String::new()), "{len} by {path} at ring {ring}");
+            let mut frame = vec![0; 1 << 17];
+            assert_eq!(rustix::io::read(&ours, &mut frame).unwrap(), len, "{len} by {path} at ring {ring}");
+            assert!(frame[..len].iter().all(|byte| *byte == b'x'));
+        }
+        for len in [65_601_u64, 131_072, 1 << 22] {
+            let ((code, out, err), _) = frames(ring, &format!("send {path} {len}"), &[]);
+            assert_eq!((code, out.as_str()), (1, ""), "{len} by {path} at ring {ring}: {err}");
+            assert_eq!(err, "Fatal error when writing: Message too long\n", "{len} by {path} at ring {ring}");
+        }
+        // More than the guest has.
+        let ((code, _, err), _) = frames(ring, &format!("send {path} {}", 1 << 28), &[]);
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("Invalid guest access") || err.contains("Message too long"), "{err}");
+    }
+}
+
+#[test]
+fn a_frame_that_is_longer_than_its_buffer_is_cut_by_both_paths() {
+    if !kvm_is_usable() {
+        return;
+    }
+    for (ring, path) in [("3", "call"), ("3", "ring"), ("0", "call"), ("0", "ring")] {
+        for (room, frame, got) in [(13, 3000, 13), (1, 60, 1), (2048, 60, 60), (2048, 1, 1), (70_000, 3000, 3000)] {
+            let (said, _) = frames(ring, &format!("read {path} {room}"), &[&vec![7; frame]]);
+            let text = format!("returned 0 with {got} bytes\n");
+            assert_eq!(said, (0, text, String::new()), "{frame} into {room} by {path} at ring {ring}");
+        }
+    }
+}
+
 #[test]
 fn a_wild_pointer_ends_its_guest_in_every_hypercall() {
     if !kvm_is_usable() {
@@ -469,6 +517,15 @@ fn a_wild_pointer_ends_its_guest_in_every_hypercall() {
             ("5 1 0xfffffffffffffe00 here 512", 2),
             ("5 1 0x100000 here 512", 2),
             ("5 1 0 here 0xffffffffffffffff", 2),
+            // The last block, one byte beyond it, none at all, and none behind the end.
+            ("5 1 0xffe00 here 512", 0),
+            ("4 1 0xffe00 here 512", 0),
+            ("4 1 0xffe01 here 512", 2),
+            ("5 1 0xffe01 here 512", 2),
+            ("5 1 0xfffff here 1", 0),
+            ("4 1 0 here 0", 0),
+            ("4 1 0x100000 here 0", 2),
+            ("5 1 0x8000000000000000 here 0x8000000000000000", 2),
             ("5 2 0 here 512", 2),
             ("4 0xffffffffffffffff 0 here 512", 2),
             ("7 2 here 64", 0),

@@ -2,10 +2,10 @@
 //! Made by every module here, shown to callers over HTTP and to operators in the log.
 //! The one place where an error meets a status; no other module picks one.
 
-use std::{error::Error, fmt::Write as _, io, path::PathBuf, time::Duration};
+use std::{error::Error as _, io, path::PathBuf, time::Duration};
 
 use http::StatusCode;
-use kernlet_accel::AccelError;
+use kernlet_accel::{AccelError, chain};
 use kernlet_image::GoDuration;
 use kernlet_jail::JailError;
 use kernlet_monitor::{Cause, Crash, HypervisorError, ProgramError, Usage};
@@ -246,8 +246,10 @@ impl InvokeError {
     #[must_use]
     pub fn message(&self) -> String {
         let mut text = chain(self);
-        if let Self::Crashed { source, .. } = self {
-            append_sources(&mut text, Crash::cause(source));
+        if let Self::Crashed { source, .. } = self
+            && let Some(further) = Crash::cause(source).source()
+        {
+            text = format!("{text}: {}", chain(further));
         }
         text
     }
@@ -260,22 +262,6 @@ impl InvokeError {
             Cause::CpuTime { .. } => Self::UsedUp { function, source: crash },
             _ => Self::Crashed { function, source: crash },
         }
-    }
-}
-
-/// An error with its sources, as one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    append_sources(&mut text, error);
-    text
-}
-
-fn append_sources(text: &mut String, error: &dyn Error) {
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {error}");
-        source = error.source();
     }
 }
 

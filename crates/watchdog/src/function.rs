@@ -91,16 +91,16 @@ impl Parts {
     /// # Errors
     /// The unikernel or a resource cannot be used.
     pub fn read(spec: &FunctionSpec) -> Result<Self, WatchdogError> {
-        Self::read_with(spec, Vec::new())
+        Self::read_with(spec, default_plugins())
     }
 
-    /// The same, with plugins beside those that need nothing.
+    /// The same with other plugins than those that need nothing.
     ///
     /// # Errors
     /// As [`Parts::read`].
-    pub fn read_with(spec: &FunctionSpec, further: Vec<Arc<dyn Plugin>>) -> Result<Self, WatchdogError> {
+    pub fn read_with(spec: &FunctionSpec, plugins: Vec<Arc<dyn Plugin>>) -> Result<Self, WatchdogError> {
         let config = &spec.config;
-        let accel = register_resources(spec, further)?;
+        let accel = register_resources(spec, plugins)?;
         let mut environment = spec.environment.clone();
         let (variable, profiling) = profiling(&environment, |name| env::var(name).ok());
         accel.profile().enable(profiling);
@@ -148,11 +148,11 @@ impl Opened {
     pub(crate) fn open(
         spec: &FunctionSpec,
         backend: Backend,
-        further: Vec<Arc<dyn Plugin>>,
+        plugins: Vec<Arc<dyn Plugin>>,
         log: &Log,
     ) -> Result<Self, WatchdogError> {
         let hypervisor = Hypervisor::choose(backend)?;
-        let parts = Parts::read_with(spec, further)?;
+        let parts = Parts::read_with(spec, plugins)?;
         let (template, destination) = saved_template(spec, &hypervisor, &parts, log);
         Ok(Self { hypervisor, parts, template, destination })
     }
@@ -165,7 +165,7 @@ impl Function {
     /// # Errors
     /// There is no usable KVM, or the unikernel or a resource cannot be used.
     pub fn open(spec: &FunctionSpec, log: &Log) -> Result<Self, WatchdogError> {
-        Self::start(Opened::open(spec, Backend::Kvm, Vec::new(), log)?, spec, log)
+        Self::start(Opened::open(spec, Backend::Kvm, default_plugins(), log)?, spec, log)
     }
 
     /// Begins to load the models and to boot the template of a function whose files are open.
@@ -405,8 +405,8 @@ fn profiling(environment: &BTreeMap<String, String>, own: impl Fn(&str) -> Optio
     found.unwrap_or((PROFILING_VARIABLES[0], false))
 }
 
-fn register_resources(spec: &FunctionSpec, further: Vec<Arc<dyn Plugin>>) -> Result<Session, WatchdogError> {
-    let session = Runtime::new([further, default_plugins()].concat()).session();
+fn register_resources(spec: &FunctionSpec, plugins: Vec<Arc<dyn Plugin>>) -> Result<Session, WatchdogError> {
+    let session = Runtime::new(plugins).session();
     for (name, path) in &spec.resources {
         let registered = Resource::from_file(path).and_then(|resource| session.register(name, resource));
         registered.map_err(|source| WatchdogError::Resource {

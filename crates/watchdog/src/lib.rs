@@ -53,7 +53,8 @@ use std::{
     time::Duration,
 };
 
-use kernlet_accel::Plugin;
+use kernlet_accel::{Plugin, chain};
+use kernlet_accel_plugins::default_plugins;
 use kernlet_image::{FunctionSpec, GoDuration};
 use kernlet_jail::{Jail, Limits, Machines, Mode, Report, memory};
 use kernlet_monitor::{Backend, Level};
@@ -93,19 +94,26 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// # Errors
 /// The function cannot be served; the reason is also the log's last line.
 pub fn run(spec: &FunctionSpec, listen: &Listen, backend: Backend, jail: Mode) -> Result<(), WatchdogError> {
-    run_with(spec, listen, backend, jail, Offload::default())
+    run_with(spec, listen, backend, jail, Accelerators::default())
 }
 
-/// Where a function's operations go besides the plugins of this process.
-#[derive(Debug, Default)]
-pub struct Offload {
-    /// Plugins, which have opened all they need.
+/// What carries out a function's operations.
+#[derive(Debug)]
+pub struct Accelerators {
+    /// Plugins, which have opened all they need, and started no thread.
     pub plugins: Vec<Arc<dyn Plugin>>,
-    /// The longest memory file that they make, in bytes, besides resources.
-    pub file_size: u64,
+    /// The longest memory file that they make, in bytes, and whether they make files of resources as well.
+    pub memory_files: Option<u64>,
 }
 
-/// The same, with further plugins, such as one that has a connection to an agent.
+impl Default for Accelerators {
+    /// Those that need nothing.
+    fn default() -> Self {
+        Self { plugins: default_plugins(), memory_files: None }
+    }
+}
+
+/// The same with other plugins, such as one that has a connection to an agent.
 ///
 /// # Errors
 /// As [`run`].
@@ -114,7 +122,7 @@ pub fn run_with(
     listen: &Listen,
     backend: Backend,
     jail: Mode,
-    offload: Offload,
+    accelerators: Accelerators,
 ) -> Result<(), WatchdogError> {
     if *listen == Listen::Stdin {
         die_with_parent()?;
@@ -127,11 +135,11 @@ pub fn run_with(
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE) {
         log.watchdog("", Level::Warn, &format!("the system may end others first when memory runs out: {error}"));
     }
-    let prepared = Prepared::open(spec, listen, backend, jail, offload, &log);
+    let prepared = Prepared::open(spec, listen, backend, jail, accelerators, &log);
     log.write_to(File::from(stdout)).map_err(system("start the log's thread"))?;
     let served = prepared.and_then(|prepared| prepared.serve(spec, listen, &log));
     if let Err(error) = &served {
-        log.watchdog("", Level::Error, &error::chain(error));
+        log.watchdog("", Level::Error, &chain(error));
     }
     log.flush(LAST_LINES);
     served
@@ -149,14 +157,12 @@ fn die_with_parent() -> Result<(), WatchdogError> {
 const FILE_MARGIN: u64 = 16 * 1024 * 1024;
 
 /// That of a function whose operations go elsewhere may be what is shared with an agent, or a resource on its way there.
-fn longest_memory_file(spec: &FunctionSpec, offload: &Offload) -> u64 {
+fn longest_memory_file(spec: &FunctionSpec, memory_files: Option<u64>) -> u64 {
     let memory = spec.config.memory.bytes();
-    if offload.plugins.is_empty() {
-        return memory;
-    }
+    let Some(longest) = memory_files else { return memory };
     let size = |path| fs::metadata(path).map_or(0, |file| file.len());
     let resource = spec.resources.iter().map(|(_, path)| size(path)).max().unwrap_or(0);
-    memory.max(offload.file_size).max(resource)
+    memory.max(longest).max(resource)
 }
 
 /// A watchdog that has opened all it needs and is in its jail, with one thread still.
@@ -175,11 +181,11 @@ impl Prepared {
         listen: &Listen,
         backend: Backend,
         mode: Mode,
-        offload: Offload,
+        accelerators: Accelerators,
         log: &Log,
     ) -> Result<Self, WatchdogError> {
-        let memory_file = longest_memory_file(spec, &offload);
-        let opened = Opened::open(spec, backend, offload.plugins, log)?;
+        let memory_file = longest_memory_file(spec, accelerators.memory_files);
+        let opened = Opened::open(spec, backend, accelerators.plugins, log)?;
         let bound = listen.bind()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -9,10 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kernlet_accel::chain;
 use kernlet_monitor::{Hypervisor, Level, LoadError, MachineConfig, Program, ProgramTemplate, TemplateKey};
 use rustix::fs::OFlags;
 
-use crate::{error::chain, log::Log};
+use crate::log::Log;
 
 /// What a template is to be of, and what is needed to load one.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,5 @@
 //! Runs an accelerator operation as often as the query says: `/noop?count=…`, `/payload?bytes=…&count=…` (a product that
-//! reads none of them), `/sgemm?n=…&count=…` (n×n matrices). Called by the benchmarks of accelerators, which take the
+//! reads none of them), `/sgemm?n=…&count=…` (n×n matrices; with `&batch=…`, that many batches of so many). Called by the benchmarks of accelerators, which take the
 //! difference between two counts, so that only the operations are left.
 #![no_std]
 #![no_main]
@@ -19,6 +19,9 @@ function!(offload);
 /// Largest matrix, in rows.
 const ROWS_MAX: u64 = 2048;
 
+/// Most products of a batch.
+const BATCH_MAX: u64 = 64;
+
 /// Largest payload, in bytes.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -30,6 +33,8 @@ fn offload(request: &Request) -> Response<'_> {
     let outcome = match request.path() {
         "/noop" => number("count", 1_000_000).map(noops),
         "/payload" => number("bytes", BYTES_MAX).and_then(|bytes| Ok(payloads(bytes, number("count", 100_000)?))),
+        "/sgemm" if request.parameter("batch").is_some() => number("n", ROWS_MAX)
+            .and_then(|rows| Ok(batches(rows, number("count", 100_000)?, number("batch", BATCH_MAX)?))),
         "/sgemm" => number("n", ROWS_MAX).and_then(|rows| Ok(products(rows, number("count", 100_000)?))),
         _ => return Response::new(404).body("/noop, /payload and /sgemm are what there is\n"),
     };
@@ -63,4 +68,21 @@ fn products(rows: u64, count: u64) -> Result<f32, AccelError> {
     let params = Sgemm { m: n, n, k: n, lda: n, ldb: n, ldc: n, alpha: 1.0, beta: 0.0 };
     (0..count).try_for_each(|_| accel::sgemm(&params, &a, &b, &mut c))?;
     Ok(c.last().copied().unwrap_or_default())
+}
+
+/// The same, so many at once, each with a C of its own.
+fn batches(rows: u64, count: u64, at_once: u64) -> Result<f32, AccelError> {
+    let elements = (rows * rows).max(1) as usize;
+    let (a, b) = (vec![1.0; elements], vec![1.0; elements]);
+    let mut products = vec![0.0; elements * at_once as usize];
+    let n = rows as i64;
+    let params = Sgemm { m: n, n, k: n, lda: n, ldb: n, ldc: n, alpha: 1.0, beta: 0.0 };
+    for _ in 0..count {
+        let mut batch = accel::batch();
+        for c in products.chunks_exact_mut(elements) {
+            batch.sgemm(&params, &a, &b, c);
+        }
+        batch.run().into_iter().collect::<Result<(), _>>()?;
+    }
+    Ok(products.last().copied().unwrap_or_default())
 }

@@ -45,7 +45,10 @@ fn carry_out(operation: &str, body: &[u8]) -> Option<Result<String, AccelError>>
         "torch-model" => of_framework(Framework::Torch, &[2, 1]),
         "onnx-model" => onnx(),
         "onnx-model-of-any-type" => onnx_of_any_type(),
-        "onnx-model-batch" => batch(),
+        "onnx-model-batch" => several_sets(),
+        "batch" => batch(),
+        "batch-of-none" => Ok(format!("{:?}", accel::batch().run())),
+        "batch-of-many" => batch_of_many(),
         "onnx-model-uneven-batch" => uneven_batch(),
         "onnx-model-options" => options_for_none(),
         "blas-sgemm" | "torch-sgemm" => product(operation),
@@ -65,14 +68,19 @@ fn carry_out(operation: &str, body: &[u8]) -> Option<Result<String, AccelError>>
     })
 }
 
-fn typed(operation: &str) -> Result<String, AccelError> {
-    let read = [
+/// One of each kind.
+fn typed_inputs() -> [TypedIn<'static>; 5] {
+    [
         TypedIn::value(&-7_i64),
         TypedIn::array(&[0.5_f32, 1.5]),
         TypedIn::text("text"),
         TypedIn::bytes(b"\0\x01"),
         TypedIn::custom(9, b"mine"),
-    ];
+    ]
+}
+
+fn typed(operation: &str) -> Result<String, AccelError> {
+    let read = typed_inputs();
     let (mut value, mut array, mut custom) = (3_u16, [1_i32, 2, 3], [b'a'; 4]);
     let mut write = [TypedOut::value(&mut value), TypedOut::array(&mut array), TypedOut::custom(8, &mut custom)];
     match operation {
@@ -167,7 +175,7 @@ fn onnx_of_any_type() -> Result<String, AccelError> {
     Ok(outputs.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
-fn batch() -> Result<String, AccelError> {
+fn several_sets() -> Result<String, AccelError> {
     let model = Model::load(Resource::find("model")?)?;
     let (mut one, mut other) = ([0_f32; 2], [0_f32; 2]);
     let mut first = [Output::new(&mut one)];
@@ -291,4 +299,60 @@ fn regions() -> Result<String, AccelError> {
         format!("{} {} {}", region.name(), region.entries, if ordered { "in order" } else { "out of order" })
     };
     Ok(profile::report()?.iter().map(line).collect::<Vec<_>>().join(", "))
+}
+
+/// Each method of a batch, and operations that fail among them: what each wrote, and what became of each.
+fn batch() -> Result<String, AccelError> {
+    let model = Model::load(Resource::find("model")?)?;
+    let (mut c, mut torch, mut to, mut square) = ([1.0; 5], [1.0; 5], [0; 3], [0.0; 4]);
+    let (mut sum, mut product, mut sums) = ([0.0; 2], [0.0; 2], [0.0; 2]);
+    let (mut held, mut extremes, mut pixels, mut doubled) = ([0.0; 2], (0.0, 0.0), [0; 2], [0_f32; 2]);
+    let read = typed_inputs();
+    let (mut value, mut array, mut custom) = (3_u16, [1_i32, 2, 3], [b'a'; 4]);
+    let mut write = [TypedOut::value(&mut value), TypedOut::array(&mut array), TypedOut::custom(8, &mut custom)];
+    let mut outputs = [Output::new(&mut doubled)];
+    let (mut short, mut nothing) = ([0.0; 1], [TypedOut::bytes(&mut [])]);
+    let mut batch = accel::batch();
+    batch
+        .noop()
+        .sgemm(&PRODUCT, &A, &B, &mut c)
+        .torch_sgemm(&PRODUCT, &A, &B, &mut torch)
+        .vector_add(&A, &B, &mut short)
+        .array_copy(&[1, -2, i32::MAX], &mut to)
+        .mmult(&[1.0, 2.0, 3.0, 4.0], &[0.0, 1.0, 1.0, 0.0], &mut square)
+        .exec("libexample.so", "example", &[TypedIn::bytes(b"x"); 33], &mut nothing)
+        .parallel(&A, &B, &mut sum, &mut product)
+        .vector_add(&A, &B, &mut sums)
+        .minmax(&[-100.0, 200.0], -5, 50, &mut held, &mut extremes)
+        .resize((1, 1), 1, &[7], (2, 1), &mut pixels)
+        .exec("libexample.so", "example", &read, &mut write)
+        .model(&model, &[Input::new(&[1_f32, 2.0], &[2])], &mut outputs);
+    let results: Vec<String> = batch.run().iter().map(outcome).collect();
+    let written: Vec<u64> = write.iter().map(|out| out.written).collect();
+    let model = shown(&outputs[0]);
+    Ok(format!(
+        "{c:?} {torch:?} {to:?} {square:?} {sum:?} {product:?} {sums:?} {extremes:?} {held:?} {pixels:?} {value} \
+         {written:?} {model}\n{}",
+        results.join("\n")
+    ))
+}
+
+fn outcome(outcome: &Result<(), AccelError>) -> String {
+    match outcome {
+        Ok(()) => "done".into(),
+        Err(error) => format!("{error} (status {})", error.status),
+    }
+}
+
+/// More operations than one call of the host has room for: each adds one to its number.
+fn batch_of_many() -> Result<String, AccelError> {
+    let mut numbers: Vec<[f32; 1]> = vec![[0.0]; 600];
+    let ones: Vec<[f32; 1]> = (0..600_u16).map(|number| [f32::from(number)]).collect();
+    let mut batch = accel::batch();
+    for (number, one) in numbers.iter_mut().zip(&ones) {
+        batch.vector_add(one, &[1.0], number);
+    }
+    batch.run().into_iter().collect::<Result<(), _>>()?;
+    let right = numbers.iter().zip(&ones).filter(|(number, one)| number[0] == one[0] + 1.0).count();
+    Ok(right.to_string())
 }

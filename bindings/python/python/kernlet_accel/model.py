@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -13,6 +14,12 @@ from .session import ResourceLike, Session
 
 if TYPE_CHECKING:
     from ._native import _Buffer as Buffer
+
+# NumPy has no bfloat16; where a package is there that has added it, outputs are of it, and else of uint16.
+try:
+    _BFLOAT16: np.dtype[Any] | None = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+except ImportError:
+    _BFLOAT16 = None
 
 Framework: TypeAlias = Literal["onnx", "tensorflow", "tflite", "torch"]
 Array: TypeAlias = npt.NDArray[Any]
@@ -135,12 +142,17 @@ def _set(
     return _listed(inputs), None if out is None else _listed(out)
 
 
+def _array(tensor: Tensor) -> Array:
+    array = np.asarray(tensor)
+    return array if _BFLOAT16 is None or tensor.dtype != "bf16" else array.view(_BFLOAT16)
+
+
 def _arrays(results: list[Tensor | tuple[int, ...]], room: list[Array] | None) -> list[Array]:
     """Arrays of what was written: the tensor itself, or the part of the caller's array that was."""
     arrays = []
     for index, result in enumerate(results):
         if isinstance(result, Tensor):
-            arrays.append(np.asarray(result))
+            arrays.append(_array(result))
         elif room is not None:
             whole = np.asarray(room[index])
             arrays.append(whole.reshape(-1)[: int(np.prod(result))].reshape(result))

@@ -170,6 +170,10 @@ pub(crate) fn in_a_second() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(1))
 }
 
+pub(crate) fn in_a_minute() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(60))
+}
+
 /// Shut again, for the next.
 pub(crate) fn close(door: &Door) {
     door.state.lock().unwrap().0 = false;

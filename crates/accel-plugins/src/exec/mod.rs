@@ -12,7 +12,7 @@ use std::{
 
 use kernlet_accel::{
     AccelError, Cost, Deadline, Done, ExecConfig, Kinds, Operation, Plugin, PluginError, Resource, ResourceFile,
-    ResourceKind,
+    ResourceKind, hex,
     operation::{Exec as Call, Library as Callee, Task},
 };
 use sha2::{Digest as _, Sha256};
@@ -141,7 +141,7 @@ impl Exec {
             return Err(NotAllowed::Empty);
         }
         for ResourceFile { name, bytes } in resource.files() {
-            let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = hex(&Sha256::digest(bytes));
             if !self.digests.contains(&digest) {
                 return Err(NotAllowed::Digest { name: name.escape_debug().to_string(), digest });
             }

@@ -3,7 +3,6 @@
 //! Called by the runtime. Never opens a file for a model: models come as resources, and one that refers to data outside
 //! itself is refused before the library sees it.
 
-mod guard;
 mod library;
 mod model;
 mod providers;

@@ -12,7 +12,11 @@ use std::{
     },
 };
 
-use kernlet_accel::{Dims, Dtype, Resource, operation::Tensor};
+use kernlet_accel::{
+    Dims, Dtype, Resource,
+    onnx::{self, Refused},
+    operation::Tensor,
+};
 use ort::{
     ErrorCode,
     logging::LogLevel,
@@ -20,11 +24,7 @@ use ort::{
     value::{Outlet, ValueType},
 };
 
-use super::{
-    guard::{self, Refused},
-    library::Opened,
-    value,
-};
+use super::{library::Opened, value};
 use crate::vision::{InputSize, NoClassifier};
 
 /// Why ONNX Runtime does not take a model.
@@ -122,7 +122,7 @@ enum Dim {
 impl LoadedModel {
     /// Loads a model from its file's bytes.
     pub(super) fn load(opened: &Opened, resource: &Resource) -> Result<Self, NotLoadable> {
-        guard::check(resource.bytes()).map_err(NotLoadable::Refused)?;
+        onnx::check(resource.bytes()).map_err(NotLoadable::Refused)?;
         // The crate panics at types of inputs that it does not know.
         catch_unwind(AssertUnwindSafe(|| Self::commit(opened, resource.bytes())))
             .map_err(|panic| NotLoadable::Broken { reason: panic_text(&*panic) })?

@@ -5,8 +5,15 @@
 mod classify;
 mod model;
 mod run;
+mod stages;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, OnceLock},
+};
 
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
+use rten::{RunOptions, ThreadPool};
 
 use self::model::{LoadedModel, NotLoadable};
 use crate::{cache::ResourceCache, vision};
@@ -16,11 +23,14 @@ pub(crate) const OPERATIONS: [Operation; 4] =
     [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
-/// uses as many threads as there are cores, or `RTEN_NUM_THREADS`; one that runs is not interrupted by a
-/// deadline.
+/// uses as many threads as there are cores, or `RTEN_NUM_THREADS`, or as many as it is told; one whose
+/// deadline is over ends between two of its parts.
 #[derive(Debug, Default)]
 pub struct Rten {
     models: ResourceCache<LoadedModel, NotLoadable>,
+    threads: Option<NonZeroUsize>,
+    /// Started by the first inference: a process may have to stay single-threaded until it has given its rights away.
+    pool: OnceLock<Arc<ThreadPool>>,
 }
 
 impl Rten {
@@ -28,6 +38,18 @@ impl Rten {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with so many threads.
+    #[must_use]
+    pub fn with_threads(threads: NonZeroUsize) -> Self {
+        Self { threads: Some(threads), ..Self::default() }
+    }
+
+    fn options(&self) -> Option<RunOptions> {
+        let threads = self.threads?.get();
+        let pool = self.pool.get_or_init(|| Arc::new(ThreadPool::with_num_threads(threads)));
+        Some(RunOptions::default().with_thread_pool(Some(Arc::clone(pool))))
     }
 }
 
@@ -50,10 +72,12 @@ impl Plugin for Rten {
         match task {
             Task::ImageClassify(task) => {
                 let model = load(vision::model_of(&task)?)?;
-                classify::classify(&model, task, deadline)
+                classify::classify(&model, task, deadline, self.options())
             }
-            Task::OnnxModelLoad(task) => classify::warm_up(&*load(&task.model)?).map(|()| Done::default()),
-            Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline),
+            Task::OnnxModelLoad(task) => {
+                classify::warm_up(&*load(&task.model)?, self.options()).map(|()| Done::default())
+            }
+            Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline, self.options()),
             Task::OnnxModelUnload(task) => {
                 self.models.remove(&task.model);
                 Ok(Done::default())

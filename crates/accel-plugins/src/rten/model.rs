@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kernlet_accel::Resource;
 use rten::{Dimension, LoadErrorKind, Model, NodeId, NodeInfo, ValueType};
 
+use super::stages::Stages;
 use crate::vision::{InputSize, NoClassifier};
 
 /// Why rten does not take a model.
@@ -22,6 +23,7 @@ pub(super) struct NotLoadable {
 #[derive(Debug)]
 pub(super) struct LoadedModel {
     pub(super) model: Model,
+    pub(super) stages: Stages,
     classifier: Result<Classifier, NoClassifier>,
     /// Whether [`LoadedModel::take_warm_up`] was called.
     warm: AtomicBool,
@@ -43,7 +45,8 @@ impl LoadedModel {
             is_unsupported: error.kind() == LoadErrorKind::OperatorInvalid,
         })?;
         let classifier = classifier(&model);
-        Ok(Self { model, classifier, warm: AtomicBool::new(false) })
+        let stages = Stages::of(&model, resource.bytes());
+        Ok(Self { model, stages, classifier, warm: AtomicBool::new(false) })
     }
 
     /// Whether the caller is the first to ask, and so the one who warms the model up.

@@ -7,7 +7,7 @@ use kernlet_accel::{
     Deadline, Dims, Done, PluginError,
     operation::{Element, Elements, ModelRun, Tensor, TensorOut},
 };
-use rten::{RunError, RunErrorKind, Value, ValueOrView, ValueView};
+use rten::{RunError, RunErrorKind, RunOptions, Value, ValueOrView, ValueView};
 use rten_tensor::{Layout as _, TensorView};
 
 use super::model::LoadedModel;
@@ -20,8 +20,13 @@ enum Input<'a> {
 }
 
 /// Runs a model.
-pub(super) fn run(model: &LoadedModel, task: ModelRun<'_>, deadline: Deadline) -> Result<Done, PluginError> {
-    let model = &model.model;
+pub(super) fn run(
+    model: &LoadedModel,
+    task: ModelRun<'_>,
+    deadline: Deadline,
+    options: Option<RunOptions>,
+) -> Result<Done, PluginError> {
+    let LoadedModel { model, stages, .. } = model;
     let ModelRun { inputs, mut outputs, .. } = task;
     if inputs.len() != model.input_ids().len() || outputs.len() != model.output_ids().len() {
         Err(FitError::Count {
@@ -44,7 +49,7 @@ pub(super) fn run(model: &LoadedModel, task: ModelRun<'_>, deadline: Deadline) -
         values.push((node, value));
     }
     deadline.check("the model was run")?;
-    let results = model.run(values, model.output_ids(), None).map_err(run_error)?;
+    let results = stages.run(model, &values, model.output_ids(), options, deadline)?;
     for (index, (result, room)) in results.iter().zip(&mut outputs).enumerate() {
         bytes_copied += write(index, result, room)?;
     }

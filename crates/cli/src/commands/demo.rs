@@ -172,7 +172,7 @@ fn build_images(root: &Path, home: &Home) -> anyhow::Result<()> {
 async fn start_platform(home: &Home, backend: Backend, jail: Mode) -> anyhow::Result<Platform> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
     let listen = if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    up::start_gateway(home, listen, None, backend, jail, Vec::new()).await
+    up::start_gateway(home, listen, None, backend, jail, super::OffloadArgs::default()).await
 }
 
 async fn show(platform: &Platform, home: &Home, picture: &Picture, keep: bool) -> anyhow::Result<()> {

@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     checks.extend(check_jail(if kvm_works { Machines::Kvm } else { Machines::Processes }));
     checks.push(check_cgroups());
     checks.push(check_cargo());
+    checks.push(check_gdb());
     checks.push(check_home(&context.home()?));
     checks.push(check_port());
     if args.json {
@@ -155,22 +156,33 @@ fn check_cgroups() -> Check {
     }
 }
 
-fn check_cargo() -> Check {
-    let name = "cargo";
-    match Command::new("cargo").arg("--version").stdin(Stdio::null()).output() {
+/// Whether a program that some commands start, or people beside them, is there.
+fn check_program(name: &'static str, with: &'static str, without: &'static str) -> Check {
+    match Command::new(name).arg("--version").stdin(Stdio::null()).output() {
         Ok(ran) if ran.status.success() => {
-            let version = String::from_utf8_lossy(&ran.stdout).trim().to_owned();
-            Check::new(name, State::Ok, version, "`kernlet build` can compile functions")
+            let version = String::from_utf8_lossy(&ran.stdout).lines().next().unwrap_or_default().trim().to_owned();
+            Check::new(name, State::Ok, version, with)
         }
-        Ok(ran) => {
-            Check::new(name, State::Warning, format!("`cargo --version` ended with {}", ran.status), CARGO_CONSEQUENCE)
-        }
-        Err(error) => Check::new(name, State::Warning, format!("cargo does not start: {error}"), CARGO_CONSEQUENCE),
+        Ok(ran) => Check::new(name, State::Warning, format!("`{name} --version` ended with {}", ran.status), without),
+        Err(error) => Check::new(name, State::Warning, format!("{name} does not start: {error}"), without),
     }
 }
 
-const CARGO_CONSEQUENCE: &str =
-    "images that are built already run; `kernlet build` and `kernlet demo` need Rust: see https://rustup.rs";
+fn check_cargo() -> Check {
+    check_program(
+        "cargo",
+        "`kernlet build` can compile functions",
+        "images that are built already run; `kernlet build` and `kernlet demo` need Rust: see https://rustup.rs",
+    )
+}
+
+fn check_gdb() -> Check {
+    check_program(
+        "gdb",
+        "functions can be debugged (`kernlet run --gdb`), Solo5 guests too (`solo5-hvt --gdb`), and their cores looked at",
+        "functions run; to debug one (`kernlet run --gdb`, `solo5-hvt --gdb` and `--dumpcore`), install gdb",
+    )
+}
 
 fn check_home(home: &Home) -> Check {
     let name = "home";

@@ -20,15 +20,23 @@ mod tender;
 mod up;
 mod watchdog;
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum as _};
-use kernlet_accel_agent::{Address, Options, Preference, Remote};
+use kernlet_accel::Config;
+use kernlet_accel_agent::{Address, ClientTls, Dialler, Options, Preference, Remote, dial};
+use kernlet_accel_plugins::built_in;
+use kernlet_gateway::Agents;
 use kernlet_jail::Mode;
 use kernlet_monitor::Backend;
 use kernlet_tender::Target;
-use kernlet_watchdog::Offload;
+use kernlet_watchdog::Accelerators;
 
 use crate::Context;
 use crate::credentials::{Credentials, LoginArgs};
@@ -128,51 +136,93 @@ pub(crate) struct BackendArgs {
 }
 
 /// How the subcommands that run functions are told where operations of accelerators go.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct OffloadArgs {
-    /// Send functions' accelerator operations to an agent at this address, such as unix:///run/kernlet/accel.sock
-    #[arg(long = "accel-agent", env = "KERNLET_ACCEL_AGENT", value_name = "ADDRESS", hide_env_values = true)]
-    agent: Option<Address>,
+    /// Send functions' accelerator operations to an agent at this address, such as unix:///run/kernlet/accel.sock, or
+    /// to one of this name in the configuration
+    #[arg(long = "accel-agent", env = "KERNLET_ACCEL_AGENT", value_name = "AGENT", hide_env_values = true)]
+    agent: Option<String>,
     /// Which of them: all that the agent has, or those that are missing here
     #[arg(long = "accel-agent-for", value_name = "WHICH", value_enum, default_value_t = OffloadFor::All)]
     which: OffloadFor,
+    /// Where connections to the agent come from, when this process must not make them
+    #[arg(long = "accel-dialler", value_name = "SOCKET", hide = true)]
+    dialler: Option<PathBuf>,
 }
 
 /// Which operations go to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum OffloadFor {
     /// All that it has
+    #[default]
     All,
     /// Those that no plugin here has
     Missing,
 }
 
 impl OffloadArgs {
-    /// The plugin that is connected to the agent, if one is named. Starts no thread.
-    fn plugins(&self) -> anyhow::Result<Offload> {
-        let Some(address) = &self.agent else { return Ok(Offload::default()) };
+    /// How accelerators are configured, with the agent of the command line.
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = Config::from_env()?;
+        config.agent = self.agent.clone().or(config.agent);
+        Ok(config)
+    }
+
+    /// Where a function's agent is: that of the name it asks for, or the host's own choice.
+    fn address(&self, name: Option<&str>) -> anyhow::Result<Option<Address>> {
+        Ok(self.config()?.agent_address(name)?.map(str::parse).transpose()?)
+    }
+
+    /// What carries out the operations of a function that asks for an agent of this name, or none. Starts no thread.
+    fn accelerators(&self, name: Option<&str>) -> anyhow::Result<Accelerators> {
+        let config = self.config()?;
+        let mut plugins = built_in(&config);
+        let Some(address) = self.address(name)? else { return Ok(Accelerators { plugins, memory_files: None }) };
         let preference = match self.which {
             OffloadFor::All => Preference::Always,
             OffloadFor::Missing => Preference::Missing,
         };
         let on_thread = || kernlet_jail::confine(kernlet_jail::Role::Agent);
-        // Inside the jail nothing can be connected to: the agent's supervisor hands over what is needed.
-        let options = Options { on_thread: Some(on_thread), lifeline: true, ..Options::default() };
-        let file_size = options.memory as u64;
-        let remote = Remote::connect(address.clone(), options, preference)?;
-        Ok(Offload { plugins: vec![Arc::new(remote)], file_size })
+        // Inside the jail nothing can be connected to: who dials, or the agent's supervisor, hands over what is needed.
+        let tls = ClientTls::from_config(&config.tls).context("TLS to an agent cannot be used")?;
+        let options = Options { tls, on_thread: Some(on_thread), lifeline: true, ..Options::default() };
+        let memory_files = Some(options.memory as u64);
+        let remote = match &self.dialler {
+            Some(path) => {
+                let dialler = Dialler::at(path).context("nobody connects this function to its agent")?;
+                Remote::connect_by(dialler, address, options, preference)?
+            }
+            None => Remote::connect(address, options, preference)?,
+        };
+        plugins.insert(0, Arc::new(remote));
+        Ok(Accelerators { plugins, memory_files })
     }
 
     /// The same with another agent.
     fn at(&self, address: &Address) -> Self {
-        Self { agent: Some(address.clone()), ..self.clone() }
+        Self { agent: Some(address.to_string()), ..self.clone() }
     }
 
     /// The same options, for a watchdog.
     fn to_options(&self) -> Vec<String> {
-        let Some(address) = &self.agent else { return Vec::new() };
+        let Some(agent) = &self.agent else { return Vec::new() };
         let which = self.which.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        vec!["--accel-agent".to_owned(), address.to_string(), "--accel-agent-for".to_owned(), which]
+        vec!["--accel-agent".to_owned(), agent.clone(), "--accel-agent-for".to_owned(), which]
+    }
+}
+
+/// How long connecting to an agent may take in a function's place.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// The configuration is read anew each time, as watchdogs read it when they start.
+impl Agents for OffloadArgs {
+    fn has(&self, name: Option<&str>) -> Result<bool, String> {
+        self.address(name).map(|address| address.is_some()).map_err(|error| format!("{error:#}"))
+    }
+
+    fn dial(&self, name: Option<&str>) -> io::Result<OwnedFd> {
+        let address = self.address(name).map_err(io::Error::other)?;
+        dial(&address.ok_or(io::ErrorKind::NotFound)?, DIAL)
     }
 }
 

@@ -106,6 +106,8 @@ pub(crate) struct Args {
     verbose: bool,
     #[command(flatten)]
     backend: super::BackendArgs,
+    #[command(flatten)]
+    offload: super::OffloadArgs,
 }
 
 /// When gdb is first given the function.
@@ -338,7 +340,8 @@ impl Session {
         if let Some(warning) = hypervisor.warning() {
             output::note(&format!("a confined process instead of a virtual machine: {warning}"));
         }
-        let Parts { program, machine, accel } = Parts::read(spec)?;
+        let accelerators = args.offload.accelerators(spec.config.agent.as_deref())?;
+        let Parts { program, machine, accel } = Parts::read_with(spec, accelerators.plugins)?;
         accel.preload().context("the function's models cannot be loaded")?;
         let services = Services { accel, log: Arc::new(LogLines) };
         let unikernel = match program {

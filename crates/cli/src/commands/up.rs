@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use kernlet_gateway::{Config, Gateway};
+use kernlet_gateway::{Agents, Config, Gateway};
 use kernlet_jail::Mode;
 use kernlet_monitor::{Backend, Hypervisor};
 use tracing_subscriber::filter::LevelFilter;
@@ -56,8 +57,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         let (backend, jail) = (args.backend.chosen, args.jail.mode);
         let agent = if args.with_accel_agent { Some(accel::agent::start(&home)?) } else { None };
         let offload = agent.as_ref().map_or_else(|| args.offload.clone(), |(address, _)| args.offload.at(address));
-        let options = offload.to_options();
-        let gateway = start_gateway(&home, args.listen, args.max_inflight, backend, jail, options).await?;
+        offload.address(None)?;
+        let gateway = start_gateway(&home, args.listen, args.max_inflight, backend, jail, offload).await?;
         output::line(&banner(gateway.address(), &home, &machines, context))?;
         signals.next().await;
         output::note("stopping; once more stops at once");
@@ -105,12 +106,13 @@ pub(super) async fn start_gateway(
     max_inflight: Option<NonZero<usize>>,
     backend: Backend,
     jail: Mode,
-    further: Vec<String>,
+    offload: super::OffloadArgs,
 ) -> anyhow::Result<Gateway> {
     let program =
         std::env::current_exe().context("cannot tell where this program is, to start it for every function")?;
-    let options = [vec!["--backend".to_owned(), backend.to_string()], further].concat();
-    let config = Config { home: home.path().to_path_buf(), listen, program, options, max_inflight, jail };
+    let options = [vec!["--backend".to_owned(), backend.to_string()], offload.to_options()].concat();
+    let agents: Option<Arc<dyn Agents>> = Some(Arc::new(offload));
+    let config = Config { home: home.path().to_path_buf(), listen, program, options, max_inflight, jail, agents };
     Gateway::start(config).await.context("cannot start the gateway")
 }
 

@@ -34,8 +34,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read the function's description {}", args.spec.display()))?;
     let spec: FunctionSpec = serde_json::from_slice(&text)
         .with_context(|| format!("{} does not describe a function", args.spec.display()))?;
-    let offload = args.offload.plugins()?;
-    match kernlet_watchdog::run_with(&spec, &args.listen, args.backend.chosen, args.jail.mode, offload) {
+    let accelerators = args.offload.accelerators(spec.config.agent.as_deref())?;
+    match kernlet_watchdog::run_with(&spec, &args.listen, args.backend.chosen, args.jail.mode, accelerators) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WatchdogError::System { .. }) => Err(error.into()),
         // It is the log's last line, where whoever started this process reads it.

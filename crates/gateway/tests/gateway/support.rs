@@ -78,6 +78,7 @@ pub(crate) fn config(home: &Path) -> Config {
         max_inflight: None,
         // Stand-ins tell their process ids, which a pid namespace would change.
         jail: kernlet_jail::Mode::Off,
+        agents: None,
     }
 }
 

@@ -1,8 +1,13 @@
 //! Operations on plain arrays of numbers. Used by functions; the arrays of one call are of one length.
 
+use core::slice;
+
 use kernlet_abi::accel::{MinMaxParams, operation};
 
-use super::{AccelError, call::Call};
+use super::{
+    AccelError, Batch,
+    call::{Arguments as _, Call},
+};
 
 /// Copies an array.
 ///
@@ -42,4 +47,39 @@ pub fn minmax(numbers: &[f64], low: i32, high: i32, held: &mut [f64]) -> Result<
         .output(&mut largest)
         .run()?;
     Ok((smallest[0], largest[0]))
+}
+
+/// Operations on arrays.
+impl<'a> Batch<'a> {
+    /// As [`array_copy`].
+    pub fn array_copy(&mut self, from: &'a [i32], to: &'a mut [i32]) -> &mut Self {
+        self.begin(operation::FPGA_ARRAY_COPY).input(from).output(to)
+    }
+
+    /// As [`parallel`].
+    pub fn parallel(&mut self, a: &'a [f32], b: &'a [f32], sum: &'a mut [f32], product: &'a mut [f32]) -> &mut Self {
+        self.begin(operation::FPGA_PARALLEL).input(a).input(b).output(sum).output(product)
+    }
+
+    /// As [`vector_add`].
+    pub fn vector_add(&mut self, a: &'a [f32], b: &'a [f32], sum: &'a mut [f32]) -> &mut Self {
+        self.begin(operation::FPGA_VECTOR_ADD).input(a).input(b).output(sum)
+    }
+
+    /// As [`minmax`]; the smallest and the largest go to `extremes`.
+    pub fn minmax(
+        &mut self,
+        numbers: &'a [f64],
+        low: i32,
+        high: i32,
+        held: &'a mut [f64],
+        (smallest, largest): &'a mut (f64, f64),
+    ) -> &mut Self {
+        self.begin(operation::MINMAX)
+            .params(&MinMaxParams { low, high })
+            .input(numbers)
+            .output(held)
+            .output(slice::from_mut(smallest))
+            .output(slice::from_mut(largest))
+    }
 }

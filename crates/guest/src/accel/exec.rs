@@ -5,8 +5,8 @@ use kernlet_abi::accel::{AccelArg, ResourceParams, access, dtype, operation};
 use zerocopy::IntoBytes as _;
 
 use super::{
-    AccelError, Element, Resource,
-    call::{Call, MOST},
+    AccelError, Batch, Element, Resource,
+    call::{Arguments, Call, MOST},
 };
 use crate::hypercall::{span, span_mut};
 
@@ -170,16 +170,40 @@ pub fn generic(read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), A
 
 /// Adds arguments to those of a call and makes it.
 fn run_typed(mut call: Call<MOST>, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) -> Result<(), AccelError> {
-    let first = call.count();
+    let first = call.count() + read.len();
+    add_typed(&mut call, read, write);
+    fill_typed(write, call.run()?.get(first..).unwrap_or_default());
+    Ok(())
+}
+
+fn add_typed(call: &mut impl Arguments, read: &[TypedIn<'_>], write: &mut [TypedOut<'_>]) {
     for arg in read {
         call.push_arg(arg.arg());
     }
-    for arg in &mut *write {
+    for arg in write {
         call.push_arg(arg.arg());
     }
-    let args = call.run()?;
-    for (out, arg) in write.iter_mut().zip(args.iter().skip(first + read.len())) {
+}
+
+fn fill_typed(write: &mut [TypedOut<'_>], args: &[AccelArg]) {
+    for (out, arg) in write.iter_mut().zip(args) {
         out.written = arg.written;
     }
-    Ok(())
+}
+
+/// Functions of libraries.
+impl<'a> Batch<'a> {
+    /// As [`exec`].
+    pub fn exec(
+        &mut self,
+        library: &'a str,
+        function: &'a str,
+        read: &[TypedIn<'a>],
+        write: &'a mut [TypedOut<'_>],
+    ) -> &mut Self {
+        let call = self.begin(operation::EXEC).text(library).text(function);
+        add_typed(call, read, write);
+        let first = 2 + read.len();
+        call.then(move |args| fill_typed(write, args.get(first..).unwrap_or_default()))
+    }
 }

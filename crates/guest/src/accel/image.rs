@@ -9,7 +9,11 @@ use kernlet_abi::{
     hypercall::status,
 };
 
-use super::{AccelError, Resource, call::Call, resource::id_of};
+use super::{
+    AccelError, Batch, Resource,
+    call::{Arguments as _, Call},
+    resource::id_of,
+};
 
 /// Classifies a picture by an image classification model, the function's first ONNX model unless one is named; the best
 /// classes first.
@@ -26,7 +30,7 @@ pub fn classify(
     let blank = Classification { class: 0, probability: 0.0, label_len: 0, label: [0; LABEL_MAX] };
     let mut found = alloc::vec![blank; count];
     let mut call = Call::<3>::new(operation::IMAGE_CLASSIFY);
-    let args = call.params(&params).params(picture).room(&mut found).run()?;
+    let args = call.params(&params).bytes(picture).room(&mut found).run()?;
     let written = args[2].written as usize;
     found.truncate(written / size_of::<Classification>());
     Ok(found)
@@ -86,7 +90,7 @@ pub fn depth<'t>(
 /// Carries out an operation whose result is a text.
 fn say<'t>(operation: u32, picture: &[u8], model: Option<Resource>, text: &'t mut [u8]) -> Result<&'t str, AccelError> {
     let params = ClassifyParams { model: id_of(model), labels: 0 };
-    let written = Call::<3>::new(operation).params(&params).params(picture).room(text).run()?[2].written;
+    let written = Call::<3>::new(operation).params(&params).bytes(picture).room(text).run()?[2].written;
     let said = text.get(..written as usize).unwrap_or_default();
     str::from_utf8(said)
         .map_err(|_| AccelError { status: status::EIO, message: String::from("the plugin's text is not UTF-8") })
@@ -105,4 +109,20 @@ pub fn resize(
 ) -> Result<(), AccelError> {
     let params = ResizeParams { width, height, channels, to_width, to_height };
     Call::<3>::new(operation::IMAGE_RESIZE).params(&params).input(from).output(to).run().map(|_| ())
+}
+
+/// Operations on pixels.
+impl<'a> Batch<'a> {
+    /// As [`resize`].
+    pub fn resize(
+        &mut self,
+        (width, height): (u32, u32),
+        channels: u32,
+        from: &'a [u8],
+        (to_width, to_height): (u32, u32),
+        to: &'a mut [u8],
+    ) -> &mut Self {
+        let params = ResizeParams { width, height, channels, to_width, to_height };
+        self.begin(operation::IMAGE_RESIZE).params(&params).input(from).output(to)
+    }
 }

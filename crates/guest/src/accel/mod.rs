@@ -2,6 +2,7 @@
 //! functions. There is no driver and no framework here, only descriptors.
 
 mod array;
+mod batch;
 mod call;
 mod error;
 mod exec;
@@ -17,6 +18,7 @@ pub use kernlet_abi::accel::{Classification, ProfileRegion as Region, SgemmParam
 use self::call::Call;
 pub use self::{
     array::{array_copy, minmax, parallel, vector_add},
+    batch::{Batch, batch},
     error::AccelError,
     exec::{TypedIn, TypedOut, exec, exec_with_resource, generic, opencv},
     image::{classify, depth, detect, label, pose, resize, segment},

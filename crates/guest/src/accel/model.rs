@@ -7,8 +7,8 @@ use kernlet_abi::accel::{AccelArg, BatchParams, ModelParams, RANK_MAX, access, d
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    AccelError, Resource,
-    call::{Call, MOST},
+    AccelError, Batch, Resource,
+    call::{Arguments, Call, MOST},
 };
 use crate::hypercall::{span, span_mut};
 
@@ -224,29 +224,53 @@ impl Model {
         inputs: &[Input<'_>],
         outputs: &mut [Output<'_>],
     ) -> Result<(), AccelError> {
-        let (operation, takes_options, takes_names) = match self.framework {
-            Framework::Onnx => (operation::ONNX_MODEL_RUN, false, false),
-            Framework::TensorFlow => (operation::TF_MODEL_RUN, true, true),
-            Framework::TfLite => (operation::TFLITE_MODEL_RUN, false, false),
-            Framework::Torch => (operation::TORCH_MODEL_RUN, true, false),
-        };
+        let (takes_options, takes_names) = self.extras();
         let RunOptions { options, names } = *options;
         if !takes_options && !options.is_empty() || !takes_names && !names.is_empty() {
             return Err(AccelError::invalid(alloc::format!("{:?} has no such options or names", self.framework)));
         }
-        let params = ModelParams { model: self.resource.id(), inputs: inputs.len() as u32 };
-        let mut call = Call::<MOST>::new(operation);
-        call.params(&params);
+        let mut call = Call::<MOST>::new(self.operation());
+        let first = self.add(&mut call, RunOptions { options, names }, inputs, outputs);
+        fill_all(outputs, call.run()?.get(first..).unwrap_or_default());
+        Ok(())
+    }
+
+    const fn operation(&self) -> u32 {
+        match self.framework {
+            Framework::Onnx => operation::ONNX_MODEL_RUN,
+            Framework::TensorFlow => operation::TF_MODEL_RUN,
+            Framework::TfLite => operation::TFLITE_MODEL_RUN,
+            Framework::Torch => operation::TORCH_MODEL_RUN,
+        }
+    }
+
+    /// Whether its framework takes options, and names.
+    const fn extras(&self) -> (bool, bool) {
+        match self.framework {
+            Framework::Onnx | Framework::TfLite => (false, false),
+            Framework::TensorFlow => (true, true),
+            Framework::Torch => (true, false),
+        }
+    }
+
+    /// The arguments of a run; where its outputs begin among them.
+    fn add(
+        &self,
+        call: &mut impl Arguments,
+        options: RunOptions<'_>,
+        inputs: &[Input<'_>],
+        outputs: &mut [Output<'_>],
+    ) -> usize {
+        let (takes_options, takes_names) = self.extras();
+        call.params(&ModelParams { model: self.resource.id(), inputs: inputs.len() as u32 });
         if takes_options {
-            call.params(options);
+            call.bytes(options.options);
         }
         if takes_names {
-            call.text(names);
+            call.text(options.names);
         }
-        let first = call.count() + inputs.len();
-        let args = call.tensors(inputs, outputs).run()?;
-        fill_all(outputs, args.get(first..).unwrap_or_default());
-        Ok(())
+        call.tensors(inputs, outputs);
+        1 + usize::from(takes_options) + usize::from(takes_names) + inputs.len()
     }
 
     /// Runs an ONNX model on several sets of inputs by one call; of each set, what it reads and what it writes. A call has
@@ -302,5 +326,15 @@ impl Model {
     fn tell(&self, operation: u32) -> Result<(), AccelError> {
         let params = ModelParams { model: self.resource.id(), inputs: 0 };
         Call::<1>::new(operation).params(&params).run().map(|_| ())
+    }
+}
+
+/// Runs of models.
+impl<'a> Batch<'a> {
+    /// As [`Model::run`].
+    pub fn model(&mut self, model: &Model, inputs: &[Input<'a>], outputs: &'a mut [Output<'_>]) -> &mut Self {
+        let call = self.begin(model.operation());
+        let first = model.add(call, RunOptions::default(), inputs, outputs);
+        call.then(move |args| fill_all(outputs, args.get(first..).unwrap_or_default()))
     }
 }

@@ -12,7 +12,10 @@ use core::{cell::RefCell, mem::size_of, time::Duration};
 use kernlet_abi::accel::{PROFILING_VARIABLES, ProfileRegion, REGION_NAME_MAX, REGIONS_MAX, operation, says_yes};
 use zerocopy::IntoBytes as _;
 
-use super::{AccelError, call::Call};
+use super::{
+    AccelError,
+    call::{Arguments as _, Call},
+};
 use crate::{Global, clock, entry::AFTER_REQUEST, env};
 
 /// What was recorded since the host was told last.
@@ -110,7 +113,7 @@ fn hand_over() {
 /// Tells the host what was recorded, and forgets it; gives the bytes that it wrote to `all`.
 fn hand_over_to(all: &mut [ProfileRegion]) -> Result<u64, AccelError> {
     let mut recorded = RECORDED.get_or_init(RefCell::default).borrow_mut();
-    let written = Call::<2>::new(operation::PROFILE).params(recorded.as_bytes()).room(all).run()?[1].written;
+    let written = Call::<2>::new(operation::PROFILE).bytes(recorded.as_bytes()).room(all).run()?[1].written;
     recorded.clear();
     Ok(written)
 }

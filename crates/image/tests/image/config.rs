@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kernlet_image::{
-    BlockSettings, ByteSize, CpuShare, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides, block_devices,
+    BlockSettings, ByteSize, CpuShare, FunctionConfig, FunctionSpec, Isolation, Namespace, Overrides, Solo5Mode,
+    block_devices,
 };
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -57,6 +58,44 @@ fn an_image_can_say_everything() {
     assert_eq!(config.accel_time, Duration::from_secs(2));
     assert_eq!(config.log_rate, 20);
     assert_eq!(Vec::from_iter(&config.operations), ["noop", "sgemm"]);
+}
+
+#[test]
+fn a_solo5_server_says_where_it_serves() {
+    let default = FunctionConfig::default().solo5;
+    assert_eq!(
+        (default.mode, default.ipv4.to_string().as_str(), default.port),
+        (Solo5Mode::Command, "10.0.0.2/24", 8080)
+    );
+    assert_eq!(default.arguments, "--ipv4={ipv4}");
+    let said = FunctionConfig::from_annotations(&map(&[
+        ("dev.kernlet.solo5.mode", "server"),
+        ("dev.kernlet.solo5.ipv4", "192.168.1.1/30"),
+        ("dev.kernlet.solo5.port", "80"),
+        ("dev.kernlet.solo5.arguments", "{\"addr\":\"{address}\"}"),
+    ]));
+    let said = said.unwrap();
+    assert_eq!((said.solo5.mode, said.solo5.port), (Solo5Mode::Server, 80));
+    assert_eq!((said.solo5.ipv4.address().octets(), said.solo5.ipv4.prefix()), ([192, 168, 1, 1], 30));
+    let stored = serde_json::to_string(&said).unwrap();
+    assert_eq!(serde_json::from_str::<FunctionConfig>(&stored).unwrap(), said);
+    for (key, value, why) in [
+        ("mode", "Server", "use command or server"),
+        ("port", "65536", "write it as 8080"),
+        ("port", "+80", "write it as 8080"),
+        ("ipv4", "10.0.0.2", "it says no network"),
+        ("ipv4", "fe80::1/64", "it is not IPv4"),
+        ("ipv4", "10.0.0.2/31", "8 to 30 bits"),
+        ("ipv4", "10.0.0.2/+24", "8 to 30 bits"),
+        ("ipv4", "127.0.0.1/24", "not a private one"),
+        ("ipv4", "10.1.2.0/24", "the network's own"),
+        ("ipv4", "10.1.2.255/24", "broadcast"),
+        ("arguments", "a\nb", "no control characters"),
+        ("arguments", &"x".repeat(4097), "at most 4096 bytes"),
+    ] {
+        let found = problems(&[(&format!("dev.kernlet.solo5.{key}"), value)]);
+        assert!(found.len() == 1 && found[0].contains(why), "{key}={value}: {found:?}");
+    }
 }
 
 #[test]
@@ -129,6 +168,17 @@ fn a_deployment_overrides_its_image_and_openfaas_own_fields_override_annotations
     assert_eq!(config.exec_timeout, Duration::from_secs(10));
     assert_eq!(config.max_inflight, 2);
     assert_eq!(config.cpu, CpuShare::millis(1500));
+}
+
+#[test]
+fn an_agent_is_asked_for_by_a_name_and_never_by_an_address() {
+    let config = FunctionConfig::from_annotations(&map(&[("dev.kernlet.accel.agent", "gpu-1.lab")])).unwrap();
+    assert_eq!(config.agent.as_deref(), Some("gpu-1.lab"));
+    let long = "a".repeat(65);
+    for address in ["tcp://127.0.0.1:22", "unix:///run/docker.sock", "/run/a", "a:1", "", &long] {
+        let found = problems(&[("dev.kernlet.accel.agent", address)]);
+        assert!(found[0].contains("is not an agent's name"), "{found:?}");
+    }
 }
 
 #[test]

@@ -417,7 +417,10 @@ impl CommandMachine {
     /// What differs first; or KVM did not show it.
     pub fn audit(&mut self) -> Result<(), String> {
         let Inner { memory: template, cpu, .. } = &*self.template.inner;
-        let Machine { processor, memory, .. } = &mut self.machine;
+        let Machine { processor, memory, devices, .. } = &mut self.machine;
+        if !devices.are_clean() {
+            return Err("a block device".to_owned());
+        }
         match (memory.first_difference(template), processor.first_difference(cpu)) {
             (Ok(Some(address)), _) => Err(format!("memory at {address:#x}")),
             (_, Ok(Some(register))) => Err(register.to_owned()),

@@ -50,6 +50,10 @@ pub trait BlockDevice: Send + fmt::Debug {
     }
     /// Forgets what was written since it was made or frozen.
     fn rewind(&mut self) {}
+    /// Whether nothing was written since then.
+    fn is_clean(&self) -> bool {
+        true
+    }
     /// What the kernel itself can read and write in its place, if there is such a thing.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -386,6 +390,11 @@ impl Attached {
                 Device::Net(device) => device.rewind(),
             }
         }
+    }
+
+    /// Whether no block device holds anything that was written since the template was taken.
+    pub(crate) fn are_clean(&self) -> bool {
+        self.blocks().all(|(_, device)| device.is_clean())
     }
 
     /// All block devices with their numbers.

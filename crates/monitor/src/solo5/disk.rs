@@ -320,6 +320,10 @@ impl BlockDevice for DiskDevice {
     fn rewind(&mut self) {
         self.written.clear();
     }
+
+    fn is_clean(&self) -> bool {
+        self.written.index.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -353,7 +357,7 @@ mod tests {
             after in prop::collection::vec((0..SIZE, 1..3 * PAGE, any::<u8>()), 1..8),
             on_file: bool,
         ) {
-            let base: Vec<u8> = if on_file { (0..SIZE).map(|at| (at % 251) as u8 + 1).collect() } else { vec![0; SIZE] };
+            let base: Vec<u8> = if on_file { (1..=251).cycle().take(SIZE).collect() } else { vec![0; SIZE] };
             let disk = if on_file {
                 Disk::copy_on_write(file(&base), 8 * PAGE as u64).unwrap()
             } else {
@@ -374,7 +378,9 @@ mod tests {
                 write(&mut device, &mut model, each);
                 prop_assert_eq!(contents(&mut device), model.clone());
             }
+            prop_assert!(!device.is_clean());
             device.rewind();
+            prop_assert!(device.is_clean());
             prop_assert_eq!(contents(&mut device), clean.clone());
             prop_assert_eq!(contents(&mut frozen.device()), clean);
             prop_assert_eq!(contents(&mut disk.device()), base);

@@ -495,6 +495,15 @@ mod tests {
         assert_eq!(loaded.segments[0].access, Access { read: true, write: false, execute: true });
     }
 
+    #[test]
+    fn a_unikernel_has_63_devices_and_no_64() {
+        let names: Vec<String> = (0..64).map(|number| format!("device{number}")).collect();
+        let devices: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        assert_eq!(parse(&unikernel(&[0xf4], &devices[..63])).unwrap().manifest().entries().count(), 63);
+        let error = parse(&unikernel(&[0xf4], &devices)).unwrap_err().to_string();
+        assert!(error.contains("note does not fall within valid size"), "{error}");
+    }
+
     /// Offsets of fields in what [`unikernel`] makes.
     const PROGRAM: usize = 64;
     const ABI: usize = 0x2000;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use kernlet_accel::Quota;
-use kernlet_accel_agent::{Address, Bound, Limits, ServerTls, Supervisor, Worker};
+use kernlet_accel_agent::{Address, Bound, Limits, ServerTls, Supervisor, TlsFiles, Worker};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{TlsArgs, config};
@@ -56,16 +56,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     logging::start(LevelFilter::INFO)?;
-    let files = args.tls.files()?;
+    let config = config(&args.plugins)?;
+    let files = TlsFiles::from_config(&args.tls.over(config.tls.clone()));
+    let files = files.context("TLS takes all of --cert, --key and --ca")?;
     let tls = files.as_ref().map(|files| ServerTls::new(files, &args.allow_client)).transpose()?;
     if args.worker {
         let worker = Worker::from_stdin()?;
-        let plugins = kernlet_accel_plugins::load(&config(&args.plugins)?).runtime();
+        let plugins = kernlet_accel_plugins::load(&config).runtime();
         worker.serve(&plugins, limits(args), tls.as_ref()).context("the agent's worker cannot serve")?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Said here, before a worker would say it again and again.
-    config(&args.plugins)?;
     let bound = bind(args, tls.is_some(), context)?;
     let addresses: Vec<String> = bound.iter().map(|bound| bound.address().to_string()).collect();
     let options = std::env::args_os().skip(1).chain([OsString::from("--worker")]).collect();

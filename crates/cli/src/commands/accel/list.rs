@@ -60,7 +60,7 @@ fn here() -> anyhow::Result<Vec<Line>> {
     let config = config(&[])?;
     let mut loaded = kernlet_accel_plugins::load(&config);
     if let Some(address) = &config.agent {
-        match Remote::from_config(&config, None) {
+        match Remote::from_config(&config) {
             Ok(Some(remote)) => loaded.with(Arc::new(remote), format!("an agent at {address}")),
             Ok(None) => {}
             Err(error) => {

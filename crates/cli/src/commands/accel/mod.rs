@@ -8,10 +8,10 @@ mod list;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use kernlet_accel::Config;
-use kernlet_accel_agent::{Address, ClientTls, Connection, Options, TlsFiles};
+use kernlet_accel::{Config, TlsConfig};
+use kernlet_accel_agent::{ClientTls, Connection, Options};
 use kernlet_accel_plugins::CATALOGUE;
 
 use crate::Context;
@@ -75,15 +75,12 @@ struct TlsArgs {
 }
 
 impl TlsArgs {
-    /// The files, if any are named.
-    fn files(&self) -> anyhow::Result<Option<TlsFiles>> {
-        let Self { cert, key, ca } = self;
-        match (cert, key, ca) {
-            (None, None, None) => Ok(None),
-            (Some(certificate), Some(key), Some(authority)) => {
-                Ok(Some(TlsFiles { certificate: certificate.clone(), key: key.clone(), authority: authority.clone() }))
-            }
-            _ => bail!("TLS takes all of --cert, --key and --ca"),
+    /// The files, over those of the configuration.
+    fn over(&self, config: TlsConfig) -> TlsConfig {
+        TlsConfig {
+            certificate: self.cert.clone().or(config.certificate),
+            key: self.key.clone().or(config.key),
+            authority: self.ca.clone().or(config.authority),
         }
     }
 }
@@ -91,21 +88,24 @@ impl TlsArgs {
 /// Which agent to talk to.
 #[derive(Clone, Debug, clap::Args)]
 struct AgentArgs {
-    /// Address of an agent: unix:///PATH, tls://HOST:PORT, tcp://HOST:PORT or vsock://CID:PORT
-    #[arg(long, value_name = "ADDRESS", env = "KERNLET_ACCEL_AGENT", hide_env_values = true)]
-    agent: Option<Address>,
+    /// An agent's address, unix:///PATH, tls://HOST:PORT, tcp://HOST:PORT or vsock://CID:PORT, or its name in the
+    /// configuration
+    #[arg(long, value_name = "AGENT", env = "KERNLET_ACCEL_AGENT", hide_env_values = true)]
+    agent: Option<String>,
     #[command(flatten)]
     tls: TlsArgs,
 }
 
 impl AgentArgs {
-    /// A connection to the agent that is named; none without one.
+    /// A connection to the agent that is named on the command line; none without one.
     fn connect(&self) -> anyhow::Result<Option<Connection>> {
-        let Some(address) = &self.agent else { return Ok(None) };
-        let files = self.tls.files()?;
-        let is_tls = matches!(address, Address::Tls(_));
-        ensure!(files.is_some() || !is_tls, "{address} takes --cert, --key and --ca");
-        let tls = files.as_ref().map(ClientTls::new).transpose().context("TLS cannot be used")?;
-        Ok(Some(Connection::open(address, &Options { tls, ..Options::default() })?))
+        if self.agent.is_none() {
+            return Ok(None);
+        }
+        let config = Config { agent: self.agent.clone(), ..Config::from_env()? };
+        let Some(address) = config.agent_address(None)? else { return Ok(None) };
+        let tls = ClientTls::from_config(&self.tls.over(config.tls.clone()));
+        let tls = tls.context("TLS takes all of --cert, --key and --ca")?;
+        Ok(Some(Connection::open(&address.parse()?, &Options { tls, ..Options::default() })?))
     }
 }

@@ -37,7 +37,7 @@ const MTU: u16 = 1500;
 const HEADER: usize = 14;
 
 /// Frames that wait for the guest; what is more has to come again.
-const WAITING_MAX: usize = 256;
+pub(super) const WAITING_MAX: usize = 256;
 
 /// Room for what a connection sends and receives.
 const WINDOW: usize = 65_535;
@@ -64,7 +64,7 @@ const LINGERING_MAX: usize = 64;
 const NAP: Duration = Duration::from_micros(100);
 
 /// The two ends of a link. Nobody else is on it, so they are the same everywhere.
-const HOST_MAC: [u8; 6] = [0x02, 0x4b, 0x4c, 0, 0, 0x01];
+pub(super) const HOST_MAC: [u8; 6] = [0x02, 0x4b, 0x4c, 0, 0, 0x01];
 pub(super) const GUEST_MAC: [u8; 6] = [0x02, 0x4b, 0x4c, 0, 0, 0x02];
 
 /// Where a guest serves.
@@ -324,7 +324,7 @@ impl Link {
     }
 
     /// A frame from the guest.
-    fn send(&self, frame: &[u8]) {
+    pub(super) fn send(&self, frame: &[u8]) {
         let now = Instant::now();
         let mut inside = self.lock();
         if inside.take_frame(frame, now, self.time(now)) {
@@ -333,7 +333,7 @@ impl Link {
     }
 
     /// The next frame for the guest. What does not fit is lost.
-    fn receive(&self, to: &mut [u8]) -> Option<usize> {
+    pub(super) fn receive(&self, to: &mut [u8]) -> Option<usize> {
         let now = Instant::now();
         let mut inside = self.lock();
         if !inside.has_frame() && inside.look(now, self.time(now)) {
@@ -343,6 +343,12 @@ impl Link {
         let len = frame.len().min(to.len());
         to[..len].copy_from_slice(&frame[..len]);
         Some(len)
+    }
+
+    /// Frames that wait for the guest.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().stack.as_ref().map_or(0, |stack| stack.wire.to_guest.len())
     }
 
     /// The guest has nothing to do until there is a frame, or until then.

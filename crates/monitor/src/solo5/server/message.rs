@@ -221,9 +221,9 @@ impl Answer {
         let Some(head) = self.head else { return Err(BadAnswer::Not("it has no head".to_owned())) };
         response.status = head.status.as_u16();
         response.headers = Headers::default();
-        let fields: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         // The body's framing was its connection's.
-        let fields: Vec<_> = fields.into_iter().filter(|(name, _)| !OURS.contains(name)).collect();
+        let fields = head.headers.iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
+        let fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         encode_headers(response.headers.fields_mut(), &fields)
             .ok_or_else(|| BadAnswer::Not("one of its headers is too long".to_owned()))?;
         response.body = self.body;

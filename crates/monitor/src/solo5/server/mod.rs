@@ -11,6 +11,8 @@
 //! | `message` | HTTP/1.1: a request as bytes, bytes as an answer |
 //! | `shared` | one machine that serves many at once |
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod link;
 mod message;
 mod shared;

@@ -4,14 +4,14 @@
 //! ONNX Runtime opens the files that tensors with external data name. A resource is bytes in memory, beside which
 //! there is no folder, so that such a name could only mean a file of the host's.
 
-use kernlet_accel::onnx::take_varint;
+use super::take_varint;
 
 /// Nested messages deeper than this are refused, as protobuf's own parser does beyond 100.
 const DEPTH_MAX: u32 = 64;
 
 /// What is wrong with a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub enum Refused {
     /// It is no protobuf, or ends too early.
     #[error("it is no ONNX model, or not a whole one")]
     Malformed,
@@ -56,7 +56,10 @@ impl Message {
 }
 
 /// Lets a model pass that is complete in itself.
-pub(super) fn check(model: &[u8]) -> Result<(), Refused> {
+///
+/// # Errors
+/// [`Refused`] says what it lacks, or refers to.
+pub fn check(model: &[u8]) -> Result<(), Refused> {
     walk(Message::Model, model, 0)
 }
 
@@ -84,14 +87,14 @@ fn walk(message: Message, mut bytes: &[u8], depth: u32) -> Result<(), Refused> {
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Fixed,
 }
 
 /// Takes one field; `None` when it is cut short or of a kind that ONNX does not use.
-fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+pub(super) fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let tag = take_varint(bytes)?;
     let value = match tag & 7 {
         0 => Value::Number(take_varint(bytes)?),

@@ -1,6 +1,12 @@
-//! Recognises ONNX models by their outline, so that they can be loaded before the first request.
-//! Called by resources; a plugin that looks further shares [`take_varint`].
-//! Never looks below the outermost message; loading is a plugin's work.
+//! What is to be known of ONNX models before a plugin sees them: whether bytes are one, so that it can be loaded before the
+//! first request, and whether it is complete in itself.
+//! Called by resources and plugins. Never trusts a length, and never follows a reference; loading is a plugin's work.
+
+mod flow;
+mod guard;
+
+pub use flow::{Flow, Operator, flow};
+pub use guard::{Refused, check};
 
 /// Field numbers and wire types of `ModelProto`, as onnx.proto (IR version 13) has them.
 const GRAPH: u64 = 7;
@@ -40,7 +46,7 @@ fn take_field(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Takes a base-128 number of at most ten bytes, as protobuf has them; `None` when it is longer or cut short.
-pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

@@ -1,0 +1,39 @@
+//! How many threads an inference of `rten` has. Alone in its process, since threads are counted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::{collections::BTreeSet, fs};
+
+use kernlet_accel::{Config, Runtime};
+
+/// The threads of rten's pools, and the time that each has had, in nanoseconds.
+fn threads() -> BTreeSet<(u32, u64)> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let rten = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with("rten-"));
+    let time = |text: String| text.split(' ').next().unwrap().parse().unwrap();
+    rten.map(|task| {
+        let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        (id, time(fs::read_to_string(task.join("schedstat")).unwrap()))
+    })
+    .collect()
+}
+
+fn infer(config: &Config) {
+    let session = Runtime::new(kernlet_accel_plugins::built_in(config)).session();
+    let model = support::mobilenet(&session);
+    // A model of pictures is run once when it is loaded.
+    support::load(&session, model).unwrap();
+}
+
+#[test]
+fn an_inference_has_as_many_threads_as_the_configuration_says() {
+    infer(&Config::default());
+    let ids = |threads: &BTreeSet<(u32, u64)>| threads.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+    let before = ids(&threads());
+    infer(&Config { threads: [("rten".to_owned(), 5.try_into().unwrap())].into(), ..Config::default() });
+    let after = threads();
+    let new: Vec<_> = after.iter().filter(|(id, _)| !before.contains(id)).collect();
+    assert_eq!(new.len(), 5, "{before:?} {after:?}");
+    assert!(new.iter().any(|(_, time)| *time > 0), "they did the work");
+}
