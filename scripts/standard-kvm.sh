@@ -76,7 +76,8 @@ failed=0
 cd /tmp
 for test in /tests/*; do
   echo "== $(basename $test)"
-  $test --test-threads=1 || failed=$((failed + 1))
+  # There is no gdb.
+  $test --test-threads=1 --skip gdb || failed=$((failed + 1))
 done
 echo "standard-kvm: $failed of $(ls /tests | wc -l) test programs failed"
 poweroff -f
