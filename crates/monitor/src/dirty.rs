@@ -3,18 +3,51 @@
 
 use kernlet_abi::map::PAGE_SIZE;
 
+/// Some of a machine's pages, by their numbers.
+#[derive(Debug)]
+pub(crate) struct PageSet {
+    words: Vec<u64>,
+}
+
+impl PageSet {
+    /// None, of a machine of `memory` bytes.
+    pub(crate) fn none(memory: u64) -> Self {
+        let words = usize::try_from(memory.div_ceil(64 * PAGE_SIZE)).unwrap_or_default();
+        Self { words: vec![0; words] }
+    }
+
+    /// Adds a page; whether it is new. One beyond the machine's memory is left out.
+    pub(crate) fn insert(&mut self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok().and_then(|index| self.words.get_mut(index));
+        let Some(word) = word else { return false };
+        let bit = 1 << (page % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    /// Whether a page is one of them.
+    pub(crate) fn contains(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok().and_then(|index| self.words.get(index));
+        word.is_some_and(|word| word & 1 << (page % 64) != 0)
+    }
+
+    fn clear(&mut self) {
+        self.words.fill(0);
+    }
+}
+
 /// The pages that a rewind restores: every page that was ever seen dirty, until they are dropped.
 #[derive(Debug)]
 pub(crate) struct DirtyPages {
-    seen: Vec<u64>,
+    seen: PageSet,
     pages: Vec<u64>,
 }
 
 impl DirtyPages {
     /// None, of a machine of `memory` bytes.
     pub(crate) fn none(memory: u64) -> Self {
-        let words = usize::try_from(memory.div_ceil(64 * PAGE_SIZE)).unwrap_or_default();
-        Self { seen: vec![0; words], pages: Vec::new() }
+        Self { seen: PageSet::none(memory), pages: Vec::new() }
     }
 
     /// Adds the pages that a range touches.
@@ -26,11 +59,7 @@ impl DirtyPages {
 
     /// Adds a page; one beyond the machine's memory, which KVM would never log, is left out.
     pub(crate) fn insert(&mut self, page: u64) {
-        let word = usize::try_from(page / 64).ok().and_then(|index| self.seen.get_mut(index));
-        if let Some(word) = word
-            && *word & 1 << (page % 64) == 0
-        {
-            *word |= 1 << (page % 64);
+        if self.seen.insert(page) {
             self.pages.push(page);
         }
     }
@@ -41,7 +70,7 @@ impl DirtyPages {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.seen.fill(0);
+        self.seen.clear();
         self.pages.clear();
     }
 }

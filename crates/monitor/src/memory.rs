@@ -20,7 +20,7 @@ use rustix::{
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::dirty::DirtyPages;
+use crate::dirty::{DirtyPages, PageSet};
 
 /// A guest offset as an index into the mapping.
 #[allow(clippy::cast_possible_truncation, reason = "the monitor exists for 64-bit hosts only, asserted below")]
@@ -45,6 +45,8 @@ pub(crate) struct GuestMemory {
 pub(crate) struct FrozenMemory {
     mapping: Mapping,
     file: OwnedFd,
+    /// The pages that the file held when it was sealed. All others are zero, and stay so.
+    held: PageSet,
 }
 
 impl FrozenMemory {
@@ -56,7 +58,16 @@ impl FrozenMemory {
     /// Takes over a file that nobody maps for writing.
     fn seal(file: OwnedFd, size: u64) -> Result<Self, io::Error> {
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-        Ok(Self { mapping: Mapping::new(&file, size, ProtFlags::READ, MapFlags::SHARED)?, file })
+        let mapping = Mapping::new(&file, size, ProtFlags::READ, MapFlags::SHARED)?;
+        let mut frozen = Self { mapping, file, held: PageSet::none(size) };
+        let mut from = 0;
+        while let Some(data) = frozen.next_data(from)? {
+            for page in data.start / PAGE_SIZE..data.end.div_ceil(PAGE_SIZE) {
+                frozen.held.insert(page);
+            }
+            from = data.end;
+        }
+        Ok(frozen)
     }
 
     /// The next run of bytes at or after `offset` that take host memory; whatever lies between two runs is zero, and
@@ -149,6 +160,31 @@ impl Drop for Mapping {
 }
 
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+/// What of a page is looked at, and zeroed where it has to be, at once: few enough bytes that little is written
+/// besides what changed, enough that looking runs at the speed of the cache.
+type Block = [u64; 32];
+
+const _: () = assert!(PAGE_SIZE.is_multiple_of(size_of::<Block>() as u64));
+
+/// Makes a page zero. It is read first, and only what is not zero yet is written: a guest writes to few bytes of most
+/// pages, and to write a page takes a cache twice the traffic that reading it does.
+///
+/// # Safety
+/// There is a whole page of mapped memory from `page` on, aligned as one, which nobody else uses meanwhile.
+pub(crate) unsafe fn zero_page(page: NonNull<u8>) {
+    let blocks = page.cast::<Block>();
+    for number in 0..index(PAGE_SIZE) / size_of::<Block>() {
+        // SAFETY: so many blocks are a page, which is there.
+        let block = unsafe { blocks.add(number) };
+        // SAFETY: it is mapped, aligned, and nobody writes it while it is looked at.
+        let bits = unsafe { block.as_ref() }.iter().fold(0, |bits, word| bits | word);
+        if bits != 0 {
+            // SAFETY: as above, and the reference is gone.
+            unsafe { block.write_bytes(0, 1) };
+        }
+    }
+}
 
 /// An access beyond the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,15 +328,25 @@ impl GuestMemory {
         Ok(pointer)
     }
 
-    /// Makes every dirty page equal to the template's again. They stay in the set, since copying a page that
-    /// did not change costs less than finding out.
+    /// Makes every dirty page equal to the template's again. They stay in the set, since putting a page right that
+    /// did not change costs less than finding out whether the guest wrote to it.
+    ///
+    /// Pages that the template has no memory for are zeroed rather than copied: stacks, heaps and tables that a function
+    /// begins to use with a request are such pages as a rule. Fifty pages and what they would be copied from are most of
+    /// a second-level cache; this goes through half of that, and writes next to nothing.
     pub(crate) fn restore(&mut self, template: &FrozenMemory) -> Result<(), OutOfBounds> {
         for page in self.dirty.get_mut().pages() {
             let span = Span { offset: page * PAGE_SIZE, len: PAGE_SIZE };
-            let (from, to) = (template.mapping.pointer(span)?, self.mapping.pointer(span)?);
-            // SAFETY: both are whole pages inside mappings of their own; the guest is stopped, and nothing is
-            // borrowed from its memory.
-            unsafe { from.copy_to_nonoverlapping(to, index(PAGE_SIZE)) };
+            let to = self.mapping.pointer(span)?;
+            if template.held.contains(*page) {
+                let from = template.mapping.pointer(span)?;
+                // SAFETY: both are whole pages inside mappings of their own; the guest is stopped, and nothing is
+                // borrowed from its memory.
+                unsafe { from.copy_to_nonoverlapping(to, index(PAGE_SIZE)) };
+            } else {
+                // SAFETY: a whole page; as above.
+                unsafe { zero_page(to) };
+            }
         }
         Ok(())
     }
@@ -390,7 +436,47 @@ impl GuestMemory {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const PAGES: u64 = 70;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(48)))]
+
+        #[test]
+        fn every_byte_that_was_written_is_the_templates_again_whether_it_holds_zeroes_or_not(
+            template in prop::collection::btree_map(0..PAGES * PAGE_SIZE, 1..=u8::MAX, 0..40),
+            rounds in prop::collection::vec(
+                prop::collection::vec((0..PAGES * PAGE_SIZE, prop::collection::vec(any::<u8>(), 1..9000)), 0..12),
+                1..4,
+            ),
+        ) {
+            let mut memory = GuestMemory::new(PAGES * PAGE_SIZE).unwrap();
+            for (offset, byte) in &template {
+                memory.write(*offset, &[*byte]).unwrap();
+            }
+            let frozen = memory.freeze().unwrap();
+            let mut view = GuestMemory::view(&frozen).unwrap();
+            for writes in &rounds {
+                for (offset, bytes) in writes {
+                    let room = usize::try_from(PAGES * PAGE_SIZE - offset).unwrap();
+                    let bytes = &bytes[..bytes.len().min(room)];
+                    for memory in [&memory, &view] {
+                        memory.write(*offset, bytes).unwrap();
+                    }
+                }
+                for memory in [&mut memory, &mut view] {
+                    memory.restore(&frozen).unwrap();
+                    prop_assert_eq!(memory.first_difference(&frozen).unwrap(), None);
+                }
+            }
+            for (offset, byte) in &template {
+                prop_assert_eq!(view.load::<u8>(*offset).unwrap(), *byte);
+            }
+        }
+    }
 
     #[test]
     fn accesses_beyond_the_mapping_are_refused() {

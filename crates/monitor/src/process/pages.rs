@@ -6,7 +6,7 @@ use std::{io, ops::Range, os::fd::BorrowedFd, ptr::NonNull};
 use kernlet_abi::{Span, map::PAGE_SIZE};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
-use crate::memory::{FrozenMemory, GuestMemory, OutOfBounds};
+use crate::memory::{FrozenMemory, GuestMemory, OutOfBounds, zero_page};
 
 /// Pages beyond the template's from which on a rewind gives them back to the host instead of comparing them: 8 MiB, so
 /// that a function that once touched much memory does not keep it.
@@ -67,9 +67,8 @@ impl Pages {
             let now = ours(memory, page)?;
             while held.next_if(|held| *held < page).is_some() {}
             if held.next_if_eq(&page).is_none() {
-                if !is_zero(now) {
-                    copy_page(NonNull::from(&ZEROES).cast(), now);
-                }
+                // SAFETY: a whole page; the guest is stopped, and nothing is borrowed from its memory.
+                unsafe { zero_page(now) };
                 continue;
             }
             let kept = theirs(template, page)?;
