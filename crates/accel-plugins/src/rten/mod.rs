@@ -6,14 +6,22 @@ mod classify;
 mod model;
 mod run;
 
-use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
+use kernlet_accel::{
+    Cost, Deadline, Done, Operation, Plugin, PluginError, Resource,
+    operation::{ModelRun, Task},
+};
 
 use self::model::{LoadedModel, NotLoadable};
-use crate::{cache::ResourceCache, vision};
+use crate::{cache::ResourceCache, stack::Stacks, vision};
 
 /// What it has.
-pub(crate) const OPERATIONS: [Operation; 4] =
-    [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
+pub(crate) const OPERATIONS: [Operation; 5] = [
+    Operation::ImageClassify,
+    Operation::OnnxModelLoad,
+    Operation::OnnxModelRun,
+    Operation::OnnxModelUnload,
+    Operation::OnnxModelRunBatch,
+];
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
 /// uses as many threads as there are cores, or `RTEN_NUM_THREADS`; one that runs is not interrupted by a
@@ -21,6 +29,7 @@ pub(crate) const OPERATIONS: [Operation; 4] =
 #[derive(Debug, Default)]
 pub struct Rten {
     models: ResourceCache<LoadedModel, NotLoadable>,
+    stacks: Stacks,
 }
 
 impl Rten {
@@ -56,7 +65,13 @@ impl Plugin for Rten {
             Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline),
             Task::OnnxModelUnload(task) => {
                 self.models.remove(&task.model);
+                self.stacks.remove(&task.model);
                 Ok(Done::default())
+            }
+            Task::OnnxModelRunBatch(task) => {
+                let model = load(&task.model)?;
+                let run = |task: ModelRun<'_>| run::run(&model, task, deadline);
+                self.stacks.run(task, || model.shares_first_dimension(), run)
             }
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }
