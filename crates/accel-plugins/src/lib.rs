@@ -21,6 +21,7 @@ mod onnxruntime;
 mod openblas;
 mod opencl;
 mod rten;
+mod stack;
 mod vision;
 
 use std::sync::Arc;

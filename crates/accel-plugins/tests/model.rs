@@ -6,11 +6,16 @@ mod support;
 use std::{fs, sync::Barrier};
 
 use kernlet_abi::hypercall::status;
-use kernlet_accel::{AccelError, Dims, Dtype, Resource, Runtime};
+use kernlet_accel::{
+    AccelError, Dims, Dtype, Resource, Runtime,
+    host::{Input, Model, Output},
+    operation::{BatchRun, BatchSet, Elements, Task, Tensor, TensorBuf, TensorOut},
+};
+use kernlet_accel_plugins::{OnnxRuntime, OnnxRuntimeOptions};
 use support::{
-    load, mobilenet, models,
+    load, mobilenet, models, native,
     onnx::{self, Dim},
-    register, run, session, tensor_in, tensor_out,
+    register, run, session, session_on, tensor_in, tensor_out,
 };
 use zerocopy::IntoBytes as _;
 
@@ -196,4 +201,73 @@ fn many_threads_run_a_model_at_once() {
             });
         }
     });
+}
+
+/// What a batch of rows gives, run after run: each set's shape and numbers, and the bytes that were copied.
+fn batches(session: &kernlet_accel::Session, model: u32, runs: &[&[&[f32]]]) -> Vec<(u64, Vec<(Vec<u64>, Vec<f32>)>)> {
+    let run = |sets: &&[&[f32]]| {
+        let mut rooms = vec![TensorBuf::new(); sets.len()];
+        let sets = sets.iter().zip(&mut rooms).map(|(numbers, room)| {
+            let dims = Dims::new(&[numbers.len() as u64 / 2, 2]).unwrap();
+            let inputs = vec![Tensor::new(Elements::F32(numbers), dims).unwrap()];
+            BatchSet { inputs, outputs: vec![TensorOut::from(room)] }
+        });
+        let task = BatchRun { model: session.resource(model).unwrap(), sets: sets.collect() };
+        let report = session.perform(Task::OnnxModelRunBatch(task), None).unwrap();
+        let results = rooms.iter().map(|room| (room.dims().sizes().to_vec(), room.elements::<f32>().unwrap().to_vec()));
+        (report.bytes_copied, results.collect())
+    };
+    runs.iter().map(run).collect()
+}
+
+/// A plugin's sessions take a model that keeps rows apart and one that does not through the same batches.
+fn sets_are_run_as_one_only_where_it_makes_no_difference(session: &kernlet_accel::Session, alone: u64, stacked: u64) {
+    let relu = register(session, "relu", onnx::unary("Relu", onnx::FLOAT, &ROWS, &ROWS));
+    let sets: &[&[f32]] = &[&[1.0, -2.0, -3.0, 4.0], &[-5.0, 6.0]];
+    let same: &[&[f32]] = &[&[-1.0, 1.0], &[-1.0, 1.0]];
+    let expected = [(vec![2, 2], vec![1.0, 0.0, 0.0, 4.0]), (vec![1, 2], vec![0.0, 6.0])];
+    let twice = (vec![1, 2], vec![0.0, 1.0]);
+    // Sets that are the same prove nothing; the next batch is run both ways, and those after it as one.
+    let ran = batches(session, relu, &[same, sets, sets, same]);
+    let results: Vec<_> = ran.iter().map(|(_, results)| results.clone()).collect();
+    assert_eq!(results, [vec![twice.clone(); 2], expected.to_vec(), expected.to_vec(), vec![twice; 2]]);
+    let copied: Vec<u64> = ran.iter().map(|(copied, _)| *copied).collect();
+    assert_eq!(copied, [alone * 2, alone * 3, stacked * 3, stacked * 2]);
+    // The sum of each column's powers is one: over the rows of a set, not of all sets.
+    let axis = [onnx::bytes(1, "axis"), onnx::number(3, 0), onnx::number(20, 2)].concat();
+    let softmax = onnx::node("Softmax", &["x"], &["y"], &onnx::bytes(5, axis));
+    let value = |name| onnx::value(name, onnx::FLOAT, &ROWS);
+    let mixing = register(session, "softmax", onnx::model(&[softmax], &[value("x")], &[value("y")], &[]));
+    for (_, results) in batches(session, mixing, &[sets, sets, sets]) {
+        assert_eq!(results[1], (vec![1, 2], vec![1.0, 1.0]));
+        assert_eq!(results[0].1[0] + results[0].1[2], 1.0);
+    }
+}
+
+#[test]
+fn several_sets_are_run_as_one_only_where_it_makes_no_difference() {
+    // Of each row of two numbers: the output once; or the inputs, what rten gives, and what each set gets.
+    sets_are_run_as_one_only_where_it_makes_no_difference(&session(), 8, 24);
+}
+
+#[test]
+fn several_sets_are_run_as_one_by_onnx_runtime_only_where_it_makes_no_difference() {
+    let Some(plugin) = native("onnxruntime", OnnxRuntime::open(&OnnxRuntimeOptions::default())) else { return };
+    sets_are_run_as_one_only_where_it_makes_no_difference(&session_on(plugin), 0, 16);
+}
+
+#[test]
+fn sets_that_cannot_be_stacked_are_run_one_by_one_with_their_own_errors() {
+    let session = session();
+    let relu = register(&session, "relu", onnx::unary("Relu", onnx::FLOAT, &ROWS, &ROWS));
+    let resource = session.resource(relu).unwrap();
+    let model = Model::load(&session, &resource).unwrap();
+    batches(&session, relu, &[&[&[1.0, 2.0], &[3.0, 4.0]]]);
+    let (mut one, mut short) = ([0.0_f32; 2], [0.0_f32; 1]);
+    let inputs = [[Input::new(&[1.0_f32, -1.0], &[1, 2])], [Input::new(&[2.0_f32, -2.0], &[1, 2])]];
+    let mut outputs = [[Output::new(&mut one)], [Output::new(&mut short)]];
+    let pairs = inputs.iter().zip(&mut outputs).map(|(inputs, outputs)| (&inputs[..], &mut outputs[..]));
+    let error = model.run_batch(pairs).unwrap_err();
+    assert_eq!(error.status(), status::ERANGE, "{}", error.message());
+    assert!(error.message().contains("room for 4 bytes and the result takes 8"), "{}", error.message());
 }

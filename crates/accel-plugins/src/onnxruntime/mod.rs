@@ -11,18 +11,26 @@ mod value;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
-use kernlet_accel::{Cost, Deadline, Done, Kinds, Operation, Plugin, PluginError, Resource, operation::Task};
+use kernlet_accel::{
+    Cost, Deadline, Done, Kinds, Operation, Plugin, PluginError, Resource,
+    operation::{ModelRun, Task},
+};
 
 use self::{
     library::Opened,
     model::{LoadedModel, NotLoadable},
 };
 pub use self::{library::Unavailable, providers::Provider};
-use crate::{cache::ResourceCache, cancel::Canceller, vision};
+use crate::{cache::ResourceCache, cancel::Canceller, stack::Stacks, vision};
 
 /// What it has.
-pub(crate) const OPERATIONS: [Operation; 4] =
-    [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
+pub(crate) const OPERATIONS: [Operation; 5] = [
+    Operation::ImageClassify,
+    Operation::OnnxModelLoad,
+    Operation::OnnxModelRun,
+    Operation::OnnxModelUnload,
+    Operation::OnnxModelRunBatch,
+];
 
 /// What installs it.
 pub(crate) const REMEDY: &str = "pip install onnxruntime";
@@ -62,6 +70,7 @@ pub struct OnnxRuntime {
     opened: Arc<Opened>,
     models: ResourceCache<LoadedModel, NotLoadable>,
     canceller: Canceller,
+    stacks: Stacks,
 }
 
 impl OnnxRuntime {
@@ -71,7 +80,12 @@ impl OnnxRuntime {
     /// [`Unavailable`] says where the library was looked for and what is wrong with what was found.
     pub fn open(options: &OnnxRuntimeOptions) -> Result<Self, Unavailable> {
         let opened = library::open(options)?;
-        Ok(Self { opened, models: ResourceCache::default(), canceller: Canceller::default() })
+        Ok(Self {
+            opened,
+            models: ResourceCache::default(),
+            canceller: Canceller::default(),
+            stacks: Stacks::default(),
+        })
     }
 
     /// What was found, in words: version, file, providers.
@@ -122,7 +136,13 @@ impl Plugin for OnnxRuntime {
             Task::OnnxModelRun(task) => run::run(&*self.model(&task.model)?, task, deadline, canceller),
             Task::OnnxModelUnload(task) => {
                 self.models.remove(&task.model);
+                self.stacks.remove(&task.model);
                 Ok(Done::default())
+            }
+            Task::OnnxModelRunBatch(task) => {
+                let model = self.model(&task.model)?;
+                let run = |task: ModelRun<'_>| run::run(&model, task, deadline, canceller);
+                self.stacks.run(task, || model.shares_first_dimension(), run)
             }
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }

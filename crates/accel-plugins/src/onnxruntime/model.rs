@@ -156,6 +156,15 @@ impl LoadedModel {
         self.classifier.clone()
     }
 
+    /// Whether one dimension, of any size, is the first of all inputs and outputs.
+    pub(super) fn shares_first_dimension(&self) -> bool {
+        let names = self.inputs.iter().chain(&self.outputs).map(|port| match port.dims.as_deref()?.first()? {
+            Dim::Named(name) => Some(name),
+            Dim::Fixed(_) | Dim::Free => None,
+        });
+        names.collect::<Option<Vec<_>>>().is_some_and(|names| names.windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
     pub(super) const fn session(&self) -> &Session {
         &self.session
     }

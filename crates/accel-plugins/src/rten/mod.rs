@@ -12,15 +12,23 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, Resource, operation::Task};
+use kernlet_accel::{
+    Cost, Deadline, Done, Operation, Plugin, PluginError, Resource,
+    operation::{ModelRun, Task},
+};
 use rten::{RunOptions, ThreadPool};
 
 use self::model::{LoadedModel, NotLoadable};
-use crate::{cache::ResourceCache, vision};
+use crate::{cache::ResourceCache, stack::Stacks, vision};
 
 /// What it has.
-pub(crate) const OPERATIONS: [Operation; 4] =
-    [Operation::ImageClassify, Operation::OnnxModelLoad, Operation::OnnxModelRun, Operation::OnnxModelUnload];
+pub(crate) const OPERATIONS: [Operation; 5] = [
+    Operation::ImageClassify,
+    Operation::OnnxModelLoad,
+    Operation::OnnxModelRun,
+    Operation::OnnxModelUnload,
+    Operation::OnnxModelRunBatch,
+];
 
 /// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
 /// uses as many threads as there are cores, or `RTEN_NUM_THREADS`, or as many as it is told; one whose
@@ -31,6 +39,7 @@ pub struct Rten {
     threads: Option<NonZeroUsize>,
     /// Started by the first inference: a process may have to stay single-threaded until it has given its rights away.
     pool: OnceLock<Arc<ThreadPool>>,
+    stacks: Stacks,
 }
 
 impl Rten {
@@ -80,7 +89,13 @@ impl Plugin for Rten {
             Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline, self.options()),
             Task::OnnxModelUnload(task) => {
                 self.models.remove(&task.model);
+                self.stacks.remove(&task.model);
                 Ok(Done::default())
+            }
+            Task::OnnxModelRunBatch(task) => {
+                let model = load(&task.model)?;
+                let run = |task: ModelRun<'_>| run::run(&model, task, deadline, self.options());
+                self.stacks.run(task, || model.shares_first_dimension(), run)
             }
             other => Err(PluginError::NotOffered { operation: other.operation() }),
         }

@@ -54,6 +54,16 @@ impl LoadedModel {
         !self.warm.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether one dimension, of any size, is the first of all inputs and outputs.
+    pub(super) fn shares_first_dimension(&self) -> bool {
+        let nodes = self.model.input_ids().iter().chain(self.model.output_ids());
+        let names = nodes.map(|&node| match self.model.node_info(node)?.shape()?.into_iter().next() {
+            Some(Dimension::Symbolic(name)) => Some(name),
+            _ => None,
+        });
+        names.collect::<Option<Vec<_>>>().is_some_and(|names| names.windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
     /// How to classify pictures with it.
     pub(super) fn classifier(&self) -> Result<Classifier, NoClassifier> {
         self.classifier.clone()

@@ -84,6 +84,10 @@ pub(crate) fn cost(task: &Task<'_>, call: Cost, bytes_per_micro: u64, picture: C
         }
         Task::OnnxModelLoad(task) | Task::OnnxModelUnload(task) => of(&task.model, call),
         Task::OnnxModelRun(task) => of(&task.model, call),
+        Task::OnnxModelRunBatch(task) => {
+            let one = of(&task.model, call).as_nanos();
+            Cost::nanos(one.saturating_mul(task.sets.len() as u64))
+        }
         _ => Cost::nanos(u64::MAX),
     }
 }
