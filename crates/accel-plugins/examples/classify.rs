@@ -1,7 +1,7 @@
 //! Measures what is there: the classification of a picture, stage by stage, and matrix products, of every plugin that is
 //! found: `cargo run --release -p kernlet-accel-plugins --example classify -- models/pictures/cat.jpg [THREADS]`.
 //! Times are medians, then the shortest. What an inference leaves of a classification is decoding, resizing and
-//! ranking. For one thread of gemm, `RAYON_NUM_THREADS=1`; of rten, `RTEN_NUM_THREADS=1`.
+//! ranking. The number of threads is that of every plugin that takes one.
 
 use std::{
     env,
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let picture = std::fs::read(picture)?;
     let mut config = Config::default();
     if let Some(threads) = arguments.next() {
-        for plugin in ["gemm", "openblas", "onnxruntime"] {
+        for plugin in ["gemm", "openblas", "onnxruntime", "rten"] {
             config.threads.insert(plugin.to_owned(), threads.parse()?);
         }
     }
