@@ -9,7 +9,16 @@ static int ends;
 static volatile int *volatile nowhere = (volatile int *)8;
 static const struct start *memory;
 
-static int goes_on(void) { return !ends; }
+static struct connection *slow;
+
+static int goes_on(void) {
+    if (slow && clock_monotonic() >= wake_at) {
+        respond(slow, "200 OK", "at last", 7);
+        slow = 0;
+        wake_at = ~0ul;
+    }
+    return !ends;
+}
 
 static void raw(struct connection *c, const char *text) { reply(c, text, strlen(text), 0, 0); }
 
@@ -29,7 +38,7 @@ static void flood(void) {
 
 /* Segments of a connection that say whatever they like. */
 static void forge(struct connection *c) {
-    for (uint32_t i = 0; i < 4096; i++) {
+    for (uint32_t i = 0; i < 512; i++) {
         uint32_t mixed = i * 2654435761u;
         send_segment(c->mac, c->ip, service_port, c->port, c->send_next + (i & 1 ? mixed : i), c->receive_next + (i & 2 ? mixed : 0),
                      (uint8_t)(mixed >> 8 & ~RST), mixed >> 16, mixed % 1400);
@@ -44,6 +53,7 @@ static void answer(struct request *r) {
     else if (is(t, n, "/reset")) drop(c, 1);
     else if (is(t, n, "/close")) reply(c, 0, 0, 0, 0);
     else if (is(t, n, "/silent")) return;
+    else if (is(t, n, "/slow")) { slow = c; wake_at = clock_monotonic() + 800000000; print("slow\n"); }
     else if (is(t, n, "/short")) raw(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort");
     else if (is(t, n, "/huge")) raw(c, "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n");
     else if (is(t, n, "/twice")) raw(c, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab");

@@ -290,8 +290,9 @@ static uint64_t look_after(struct connection *c, uint64_t now) {
     return ~0ul;
 }
 
-/* Whether to go on serving, asked each time before it waits. */
+/* Whether to go on serving, asked each time before it waits; and when to ask again at the latest. */
 static int goes_on(void);
+static uint64_t wake_at = ~0ul;
 
 static void serve(const struct start *start) {
     size_t each = start->heap_size / CONNECTIONS & ~15ul;
@@ -302,12 +303,13 @@ static void serve(const struct start *start) {
     for (;;) {
         size_t len = 0;
         while (frame_receive(in_frame, sizeof in_frame, &len) == R_OK) take_frame(in_frame, len);
+        if (!goes_on()) return;
         uint64_t now = clock_monotonic(), next = now + 3600000000000ul;
+        if (wake_at < next) next = wake_at;
         for (struct connection *c = connections; c < connections + CONNECTIONS; c++) {
             uint64_t at = look_after(c, now);
             if (at < next) next = at;
         }
-        if (!goes_on()) return;
         yield(next);
     }
 }
