@@ -203,8 +203,11 @@ fn many_threads_run_a_model_at_once() {
     });
 }
 
-/// What a batch of rows gives, run after run: each set's shape and numbers, and the bytes that were copied.
-fn batches(session: &kernlet_accel::Session, model: u32, runs: &[&[&[f32]]]) -> Vec<(u64, Vec<(Vec<u64>, Vec<f32>)>)> {
+/// A result's shape and numbers.
+type Numbers = (Vec<u64>, Vec<f32>);
+
+/// What a batch of rows gives, run after run: each set's result, and the bytes that were copied.
+fn batches(session: &kernlet_accel::Session, model: u32, runs: &[&[&[f32]]]) -> Vec<(u64, Vec<Numbers>)> {
     let run = |sets: &&[&[f32]]| {
         let mut rooms = vec![TensorBuf::new(); sets.len()];
         let sets = sets.iter().zip(&mut rooms).map(|(numbers, room)| {
