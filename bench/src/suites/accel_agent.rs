@@ -41,12 +41,12 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     rows.push(noop("accel.noop_tcp_us", Target::None, &tcp)?);
     rows.push(payloads("accel.payload_unix_bytes_copied", Target::AtMost(0.0), &unix)?);
     rows.push(payloads("accel.payload_tcp_bytes_copied", Target::None, &tcp)?);
-    rows.push(classify("accel.classify_agent_overhead_percent", &unix, None, native::Native::load()?)?);
+    rows.push(classify("accel.classify_agent_overhead_percent", &unix, None, &native::Native::load()?)?);
     match plugin("onnxruntime") {
         Ok(plugin) => {
             let direct = native::Native::load_with(vec![plugin])?;
             let name = "accel.classify_onnxruntime_agent_overhead_percent";
-            rows.push(classify(name, &unix, Some("onnxruntime"), direct)?);
+            rows.push(classify(name, &unix, Some("onnxruntime"), &direct)?);
         }
         Err(why) => eprintln!("SKIPPED accel.classify_onnxruntime_agent_overhead_percent: {why}"),
     }
@@ -210,18 +210,18 @@ impl Classifier {
 
 /// An operation without work, of sixteen that go to the agent with one word.
 fn batches(connection: &Connection) -> anyhow::Result<Row> {
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: u32 = 16;
     let session = connection.session(None)?;
     let mut together = || {
-        let mut calls = [(); AT_ONCE].map(|()| RawCall { operation: operation::NOOP, args: &mut [] });
+        let mut calls = [(); AT_ONCE as usize].map(|()| RawCall { operation: operation::NOOP, args: &mut [] });
         let (time, outcomes) = timed(|| anyhow::Ok(session.run_batch(&mut calls, None)))?;
         ensure!(outcomes.iter().all(Result::is_ok), "an operation of a batch failed");
-        Ok(time / AT_ONCE as u32)
+        Ok(time / AT_ONCE)
     };
     let mut one_by_one = || {
         let (time, ()) =
             timed(|| (0..AT_ONCE).try_for_each(|_| session.run(operation::NOOP, &mut [], None).map(drop)))?;
-        Ok(time / AT_ONCE as u32)
+        Ok(time / AT_ONCE)
     };
     let plan = Plan { warm_up: 100, calls: 100, ..Plan::singly(Duration::from_secs(3)) };
     let [together, one_by_one] = in_turn(plan, [&mut together, &mut one_by_one])?;
@@ -283,7 +283,7 @@ fn classify(
     name: &'static str,
     connection: &Connection,
     hint: Option<&str>,
-    direct: native::Native,
+    direct: &native::Native,
 ) -> anyhow::Result<Row> {
     let picture = picture()?;
     let classifier = Classifier::open(connection, Some(hint.unwrap_or("rten")))?;

@@ -1,5 +1,5 @@
 //! Functions whose program is a Solo5 unikernel that serves HTTP by itself: each request goes to it over a connection of its
-//! own, on a link that ends in this process. Used by [`crate::program`], always at CPL 3.
+//! own, on a link that ends in this process. Used by `program`, always at CPL 3.
 //!
 //! Its template is taken when it serves and waits: it has accepted a connection of the host's on its port, has ended it
 //! after the host did, and then waits for packets, of which there are none. No byte of a request exists then. A request
