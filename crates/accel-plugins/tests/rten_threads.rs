@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernlet_accel::{Config, Runtime};
+use kernlet_accel::{Config, Runtime, Session};
 
 /// The threads of rten's pools, and the time that each has had, in nanoseconds.
 fn threads() -> BTreeSet<(u32, u64)> {
@@ -27,19 +27,21 @@ fn threads() -> BTreeSet<(u32, u64)> {
     .collect()
 }
 
-fn infer(config: &Config) {
+/// The session of an inference that is over; the threads are there as long as it is.
+fn infer(config: &Config) -> Session {
     let session = Runtime::new(kernlet_accel_plugins::built_in(config)).session();
     let model = support::mobilenet(&session);
     // A model of pictures is run once when it is loaded.
     support::load(&session, model).unwrap();
+    session
 }
 
 #[test]
 fn an_inference_has_as_many_threads_as_the_configuration_says() {
-    infer(&Config::default());
+    let _usual = infer(&Config::default());
     let ids = |threads: &BTreeSet<(u32, u64)>| threads.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
     let before = ids(&threads());
-    infer(&Config { threads: [("rten".to_owned(), 5.try_into().unwrap())].into(), ..Config::default() });
+    let _five = infer(&Config { threads: [("rten".to_owned(), 5.try_into().unwrap())].into(), ..Config::default() });
     let end = Instant::now() + Duration::from_secs(10);
     // A thread names itself, when it is its turn.
     let new = loop {
