@@ -247,6 +247,18 @@ impl ProgramMachine {
             Self::Solo5Server(machine) => ProgramUsed::Solo5Server(machine.invoke_into(request, deadline, response)?),
         })
     }
+
+    /// Compares the machine with its template, bit for bit.
+    ///
+    /// # Errors
+    /// Where they differ.
+    pub fn audit(&mut self) -> Result<(), String> {
+        match self {
+            Self::Native(machine) => machine.audit(),
+            Self::Solo5(machine) => machine.audit(),
+            Self::Solo5Server(machine) => machine.audit(),
+        }
+    }
 }
 
 impl ProgramUsed {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use kernlet_image::{FunctionConfig, FunctionSpec, Isolation, Overrides, Reference, Store, StoreError};
 use kernlet_monitor::{
-    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, MachineConfig, Observer, Program, Request,
-    Response, Services, StopAt, Template, Usage, Used, Watchers, solo5,
+    Backend, Crash, Debugger, Event, Hypervisor, Level, LogSink, Machine, MachineConfig, Observer, Program,
+    ProgramMachine, Request, Response, Services, StopAt, Template, Usage, Used, Watchers, solo5,
 };
 use kernlet_watchdog::{CrashReport, Parts, TimeLimit};
 use serde::Serialize;
@@ -405,11 +405,31 @@ impl Session {
         let begun = Instant::now();
         let deadline = limit.deadline(begun);
         let booted = solo5::Template::boot_debugged(&hypervisor, &image, &machine, services, deadline, debugger);
-        let took = begun.elapsed();
+        let booted = booted.map(|(_, machine)| ProgramMachine::Solo5(machine));
+        self.repeat(booted, begun.elapsed(), call, limit, repeat)
+    }
+
+    fn run_server(&mut self, serving: &Serving, call: &OwnedRequest, limit: TimeLimit, repeat: u32) -> Outcome<()> {
+        let Serving { hypervisor, server, machine, services } = serving;
+        let begun = Instant::now();
+        let deadline = limit.deadline(begun);
+        let booted = solo5::server::Template::boot(hypervisor, server, machine, services.clone(), deadline);
+        let booted = booted.map(|(_, machine)| ProgramMachine::Solo5Server(machine));
+        self.repeat(booted, begun.elapsed(), call, limit, repeat)
+    }
+
+    /// Asks a Solo5 unikernel's machine so often. It is rewound after each request, whatever the isolation.
+    fn repeat(
+        &mut self,
+        booted: Result<ProgramMachine, Box<Crash>>,
+        took: Duration,
+        call: &OwnedRequest,
+        limit: TimeLimit,
+        repeat: u32,
+    ) -> Outcome<()> {
         self.run.boot_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        // The machine is rewound after each request, whatever the isolation: its guest has halted.
         let mut machine = match booted {
-            Ok((_, machine)) => machine,
+            Ok(machine) => machine,
             Err(crash) => return Ok(self.crashed(crash)),
         };
         self.say(&format!("booted in {:.1} µs", micros(took)));
@@ -432,40 +452,8 @@ impl Session {
                 self.audited(machine.audit())?;
             }
         }
-        machine.finish();
-        self.refuse_failures()
-    }
-
-    fn run_server(&mut self, serving: &Serving, call: &OwnedRequest, limit: TimeLimit, repeat: u32) -> Outcome<()> {
-        let Serving { hypervisor, server, machine, services } = serving;
-        let begun = Instant::now();
-        let deadline = limit.deadline(begun);
-        let booted = solo5::server::Template::boot(hypervisor, server, machine, services.clone(), deadline);
-        let took = begun.elapsed();
-        self.run.boot_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let mut machine = match booted {
-            Ok((_, machine)) => machine,
-            Err(crash) => return Ok(self.crashed(crash)),
-        };
-        self.say(&format!("booted in {:.1} µs", micros(took)));
-        for number in 1..=repeat {
-            let call_id = format!("run-{number}");
-            let mut response = Response::default();
-            let deadline = limit.deadline(Instant::now());
-            let used = match call.with(&call_id, |request| machine.invoke_into(request, deadline, &mut response)) {
-                Ok(used) => used,
-                Err(crash) => return Ok(self.crashed(crash)),
-            };
-            self.answer(response)?;
-            let begun = Instant::now();
-            machine = match used.rewind() {
-                Ok(machine) => machine,
-                Err(crash) => return Ok(self.crashed(crash)),
-            };
-            self.settled(begun.elapsed(), Isolation::Rewind);
-            if self.audit {
-                self.audited(machine.audit())?;
-            }
+        if let ProgramMachine::Solo5(machine) = machine {
+            machine.finish();
         }
         self.refuse_failures()
     }
