@@ -187,7 +187,8 @@ impl Served<'_> {
         let progress = Progress::new(intake.is_over());
         let upload = Upload::new(intake, &progress);
         let body = {
-            let answering = server::answer(self.context, self.client, self.head, &uri, (upload, &progress), desk);
+            // In place: it is large, and would be moved into what waits for it.
+            let answering = pin!(server::answer(self.context, self.client, self.head, &uri, (upload, &progress), desk));
             unless_gone(answering, writer.as_ref(), &progress).await?
         };
         // Who waited for a word that was not said may send the body all the same, or not.
@@ -198,7 +199,7 @@ impl Served<'_> {
         let to_send = match body {
             Body::Watchdog { mut answer, _lease } => {
                 send(writer, desk.reply.bytes(), &[]).await?;
-                while has_body && let Some(data) = unless_gone(answer.data(), writer.as_ref(), &progress).await? {
+                while has_body && let Some(data) = unless_gone(pin!(answer.data()), writer.as_ref(), &progress).await? {
                     // What has been sent cannot be taken back: the client sees that the answer is not whole.
                     send_piece(writer, framing, &data.map_err(|_| Lost)?).await?;
                 }
@@ -220,7 +221,9 @@ impl Served<'_> {
                 }
                 Ours::Pieces(mut pieces) => {
                     send(writer, desk.reply.bytes(), &[]).await?;
-                    while has_body && let Some(data) = unless_gone(pieces.recv(), writer.as_ref(), &progress).await? {
+                    while has_body
+                        && let Some(data) = unless_gone(pin!(pieces.recv()), writer.as_ref(), &progress).await?
+                    {
                         send_piece(writer, framing, &data).await?;
                     }
                     send_end(writer, framing).await
@@ -237,8 +240,11 @@ impl Served<'_> {
 }
 
 /// Waits for something, unless the client is seen to hang up, which nobody can see while its request still comes.
-async fn unless_gone<T>(waiting: impl Future<Output = T>, stream: &TcpStream, progress: &Progress) -> Result<T, Lost> {
-    let mut waiting = pin!(waiting);
+async fn unless_gone<T>(
+    mut waiting: Pin<&mut impl Future<Output = T>>,
+    stream: &TcpStream,
+    progress: &Progress,
+) -> Result<T, Lost> {
     poll_fn(|cx| {
         if let Poll::Ready(done) = waiting.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));

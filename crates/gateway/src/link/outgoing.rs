@@ -167,8 +167,13 @@ impl<'a> Outgoing<'a> {
                 self.advance(usize::MAX);
                 break;
             }
-            let slices = [&self.text[self.text_sent..], &self.data, self.end].map(IoSlice::new);
-            match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices)) {
+            let (stream, text) = (Pin::new(&mut *stream), &self.text[self.text_sent..]);
+            let sent = if self.data.is_empty() && self.end.is_empty() {
+                stream.poll_write(cx, text)
+            } else {
+                stream.poll_write_vectored(cx, &[text, &self.data, self.end].map(IoSlice::new))
+            };
+            match ready!(sent) {
                 Ok(sent) => {
                     self.begun = true;
                     self.advance(sent);
