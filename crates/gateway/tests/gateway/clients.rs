@@ -1,5 +1,6 @@
 //! What clients meet byte for byte: one connection, its requests and its end.
 
+use crate::overload::sample;
 use crate::support::Platform;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -252,15 +253,17 @@ async fn what_is_left_of_a_refused_upload_is_no_request() {
 async fn a_client_that_hangs_up_ends_its_invocation() {
     let platform = Platform::start_with_seats(2).await;
     platform.client.deploy("echo", "reflect").await;
+    let begun = "gateway_function_invocation_started{function_name=\"echo.openfaas-fn\"}";
     for _ in 0..3 {
+        let before = sample(&platform.client, begun).await;
         let mut client = Raw::connect(&platform).await;
         client.say("POST /function/echo/never HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await;
-        // It has the only seat that this function gets.
-        while platform.client.call(Method::GET, "/function/echo", &[], "").await.status
-            != StatusCode::SERVICE_UNAVAILABLE
-        {
+        while sample(&platform.client, begun).await == before {
             tokio::task::yield_now().await;
         }
+        // It has the only seat that this function gets.
+        let shed = platform.client.call(Method::GET, "/function/echo", &[], "").await;
+        assert_eq!(shed.status, StatusCode::SERVICE_UNAVAILABLE);
         drop(client);
         while platform.client.call(Method::GET, "/function/echo", &[], "").await.status != StatusCode::OK {
             tokio::task::yield_now().await;
