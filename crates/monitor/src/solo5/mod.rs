@@ -55,7 +55,7 @@ pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, En
 pub use manifest::{DeviceKind, Entry, Manifest};
 pub use probe::RingSpeed;
 pub use processor::{Ring, UnknownRing};
-pub use signals::exit_on_signals;
+pub use signals::{exit_on_signals, ignore_broken_pipes};
 pub use tap::attach as attach_net;
 
 pub(crate) use kernlet_abi::map::PAGE_SIZE;
