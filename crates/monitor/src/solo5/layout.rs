@@ -126,8 +126,17 @@ impl Layout {
 
     /// Whether no segment forbids writing there.
     pub(crate) fn is_writable(&self, range: Range<u64>) -> bool {
+        !self.has_segment(&range, |access| !access.write)
+    }
+
+    /// Whether no segment forbids reading there.
+    pub(crate) fn is_readable(&self, range: Range<u64>) -> bool {
+        !self.has_segment(&range, |access| !access.read)
+    }
+
+    fn has_segment(&self, range: &Range<u64>, of: impl Fn(Access) -> bool) -> bool {
         let within = |pages: &Range<u64>| range.start < pages.end && pages.start < range.end;
-        !self.loaded.segments.iter().any(|segment| !segment.access.write && within(&segment.pages))
+        self.loaded.segments.iter().any(|segment| of(segment.access) && within(&segment.pages))
     }
 
     /// What a stock tender's guest would meet where ours met a page fault.
