@@ -7,7 +7,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::{
         fd::IntoRawFd as _,
@@ -267,9 +267,9 @@ impl Tender {
         let name = kernel.to_string_lossy();
         let in_kernel = |error: &dyn std::fmt::Display| Failed::Because(format!("{name}: {error}"));
 
-        let bytes = std::fs::read(kernel)
+        let bytes = read_kernel(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
-        let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
+        let image = Image::parse(bytes, self.target).map_err(|error| in_kernel(&error))?;
         let chosen = self.options(given, &image)?;
         let Options { memory, ring, executable_heap, devices, accelerators, core, gdb, gdb_port } = chosen;
         if self.target == Target::Spt {
@@ -486,6 +486,23 @@ fn split_device_option(text: &str) -> Option<(&str, &str, &str)> {
     // A value ends where there is a space, and begins after such as there are.
     let value = value.split_ascii_whitespace().next()?;
     right.then_some((kind, name, value))
+}
+
+/// Reads a file to where its bytes stay: a unikernel has megabytes, and to copy them takes longer than to run a short one.
+fn read_kernel(path: &OsStr) -> io::Result<Arc<[u8]>> {
+    let mut file = File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
+    match Arc::get_mut(&mut bytes) {
+        Some(room) if size > 0 => file.read_exact(room)?,
+        // A pipe, say.
+        _ => {
+            let mut all = Vec::new();
+            file.read_to_end(&mut all)?;
+            return Ok(all.into());
+        }
+    }
+    Ok(bytes)
 }
 
 fn open_block(path: &str) -> Result<FileBlock, Failed> {

@@ -159,8 +159,8 @@ pub(crate) enum Outcome {
     Shutdown,
     /// It executes something that is not carried out here.
     Unsupported {
-        /// What it is.
-        mnemonic: Mnemonic,
+        /// Its name. (The decoder's names of all that there are would make every start of a tender slower.)
+        name: &'static str,
     },
 }
 
@@ -217,6 +217,10 @@ impl Faulted<'_> {
             if carried_out && self.regs.rflags & TF != 0 {
                 return Outcome::Resume;
             }
+            if carried_out && between > 0 && self.step_ahead().is_some() {
+                between -= u32::from(self.state.idt.limit != 0);
+                continue;
+            }
             match self.known() {
                 Some(Step::Done) => {
                     carried_out = true;
@@ -228,12 +232,7 @@ impl Faulted<'_> {
                 None => {}
             }
             if carried_out && self.load(self.regs.rip).is_some_and(|bytes| !can_be_privileged(bytes)) {
-                let has_table = self.state.idt.limit != 0;
-                if between == 0 || self.step_ahead().is_none() {
-                    return Outcome::Resume;
-                }
-                between -= u32::from(has_table);
-                continue;
+                return Outcome::Resume;
             }
             let Some(instruction) = self.instruction().filter(|next| is_privileged(next, !carried_out)) else {
                 return if carried_out { Outcome::Resume } else { self.raise(PROTECTION, error_code) };
@@ -342,7 +341,9 @@ impl Faulted<'_> {
             Mnemonic::Int3 => return self.interrupt(BREAKPOINT, next),
             Mnemonic::Int1 => return self.interrupt(DEBUG, next),
             Mnemonic::Int => return self.interrupt(instruction.immediate8(), next),
-            mnemonic => return Step::End(Outcome::Unsupported { mnemonic }),
+            Mnemonic::Rdpmc => return Step::End(Outcome::Unsupported { name: "rdpmc" }),
+            // All others that are privileged are above.
+            _ => return Step::End(Outcome::Unsupported { name: "xsetbv" }),
         };
         match done {
             Some(()) => {
@@ -374,7 +375,7 @@ impl Faulted<'_> {
                 (Register::CR3, _) if self.register(from) == Some(CR3) => Some(()),
                 (Register::CR0, _) if self.register(from).is_some_and(|value| (value ^ CR0) & !0x1a == 0) => Some(()),
                 (Register::CR4, _) if self.register(from).is_some_and(|value| (value ^ CR4) & !0x80 == 0) => Some(()),
-                _ => return Step::End(Outcome::Unsupported { mnemonic: Mnemonic::Mov }),
+                _ => return Step::End(Outcome::Unsupported { name: "mov" }),
             }
         };
         if done.is_none() {

@@ -158,10 +158,10 @@ pub enum End {
         rip: u64,
     },
     /// It executes something that is not carried out for it.
-    #[error("the instruction {mnemonic} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
+    #[error("the instruction {name} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
     Unsupported {
         /// The instruction.
-        mnemonic: String,
+        name: &'static str,
         /// Its address.
         rip: u64,
     },
@@ -504,9 +504,7 @@ impl Machine {
                 Exit::TranslationFault { rip } => return Err(End::TranslationFault { rip }),
                 Exit::InternalError { suberror } => return Err(End::InternalError { suberror }),
                 Exit::Unhandled { reason, rip } => return Err(End::Unhandled { reason, rip }),
-                Exit::Unsupported { mnemonic, rip } => {
-                    return Err(End::Unsupported { mnemonic: format!("{mnemonic:?}").to_lowercase(), rip });
-                }
+                Exit::Unsupported { name, rip } => return Err(End::Unsupported { name, rip }),
                 Exit::LooksAtCommandLine => return Ok(Stopped::AtCommandLine),
                 Exit::Trapped(fault) => return Err(End::Unhandled { reason: u32::from(fault.vector), rip: fault.at }),
                 Exit::Interrupted => {
