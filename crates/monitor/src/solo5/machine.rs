@@ -323,7 +323,7 @@ impl Machine {
         Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config, extension)
     }
 
-    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    /// The same, for a guest that is run once and of which no template is made, nor a core: it is there sooner.
     ///
     /// # Errors
     /// As [`Self::boot`].
@@ -363,9 +363,15 @@ impl Machine {
         layout.extension = extension.as_ref().map(|extension| extension::told(extension.requests));
         let devices = devices.complete()?;
         let all = layout.tables().end;
-        let memory = GuestMemory::new(all).map_err(|source| Cause::Memory { size: all, source })?;
+        // What the host forbids a guest at ring 0 is also forbidden to us, but for the file.
+        let without_file = purpose == Purpose::Once && ring == Ring::Three;
+        let memory = if without_file { GuestMemory::for_one_run(all) } else { GuestMemory::new(all) };
+        let memory = memory.map_err(|source| Cause::Memory { size: all, source })?;
         if command_line.len() > COMMAND_LINE_MAX {
             return Err(BootError::CommandLine);
+        }
+        if without_file {
+            layout.touched_at_start().into_iter().for_each(|pages| memory.populate(pages));
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
