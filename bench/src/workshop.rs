@@ -216,14 +216,14 @@ fn build_tenders() -> anyhow::Result<PathBuf> {
     eprintln!("building the tenders");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let status = Command::new(cargo)
-        .args(["build", "--release", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
+        .args(["build", "--profile", "tender", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root())
         .stdin(Stdio::null())
         .status()
         .context("cargo cannot be run; install Rust from https://rustup.rs")?;
     ensure!(status.success(), "cargo could not build the tenders ({status}); its messages say why");
-    Ok(root().join("target/static").join(TRIPLE).join("release"))
+    Ok(root().join("target/static").join(TRIPLE).join("tender"))
 }
 
 /// The other side of "a process for each request": nothing that a faster language could leave out.
