@@ -22,6 +22,7 @@
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
+mod clock;
 mod command;
 mod core_dump;
 mod debug;
