@@ -294,25 +294,11 @@ pub(crate) enum Until {
 }
 
 impl Machine {
-    /// A guest before its first instruction.
+    /// A guest before its first instruction, with more than Solo5 gives it where there is an extension.
     ///
     /// # Errors
     /// It does not fit, or the host cannot give it a machine.
     pub fn boot(
-        hypervisor: &Hypervisor,
-        image: &Image,
-        devices: Devices,
-        command_line: &[u8],
-        config: Config,
-    ) -> Result<Self, BootError> {
-        Self::boot_with(hypervisor, image, devices, command_line, config, None)
-    }
-
-    /// The same, of a guest that has more than Solo5 gives it.
-    ///
-    /// # Errors
-    /// As [`Self::boot`].
-    pub fn boot_with(
         hypervisor: &Hypervisor,
         image: &Image,
         devices: Devices,

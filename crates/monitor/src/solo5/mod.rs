@@ -23,6 +23,7 @@
 //! | `probe` | which ring is the better one on this host |
 
 mod ahead;
+mod clock;
 mod command;
 mod core_dump;
 mod debug;

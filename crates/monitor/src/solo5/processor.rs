@@ -199,6 +199,8 @@ impl Processor {
     /// Moves it to another instruction.
     pub(crate) fn go_to(&mut self, rip: u64) -> Result<(), Cause> {
         let vcpu = self.vm.vcpu();
+        // Some KVMs go behind the instruction that it stopped with no sooner than with the next run.
+        native::finish_exit(vcpu)?;
         let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         vcpu.set_regs(&kvm_regs { rip, ..regs }).map_err(kvm("set the processor's registers"))
     }
@@ -210,14 +212,15 @@ impl Processor {
 
     /// What its clock shows.
     pub(crate) fn clock(&mut self) -> Result<u64, Cause> {
-        let mut msrs = clock_register(0)?;
+        let mut msrs = clock_register(&[0])?;
         self.vm.vcpu().get_msrs(&mut msrs).map_err(kvm("read the processor's clock"))?;
         Ok(msrs.as_slice()[0].data)
     }
 
-    /// Sets its clock.
+    /// Sets its clock. KVM takes a value that is within a second of what the clock shows for an attempt to have it agree with
+    /// other processors', and leaves it; so it is set to something far away first.
     pub(crate) fn set_clock(&mut self, cycles: u64) -> Result<(), Cause> {
-        let msrs = clock_register(cycles)?;
+        let msrs = clock_register(&[cycles ^ FAR_AWAY, cycles])?;
         self.vm.vcpu().set_msrs(&msrs).map(drop).map_err(kvm("set the processor's clock"))
     }
 
@@ -549,10 +552,14 @@ impl CpuState {
     }
 }
 
-/// `IA32_TIME_STAMP_COUNTER`.
-fn clock_register(data: u64) -> Result<Msrs, Cause> {
-    let entry = kvm_msr_entry { index: 0x10, data, ..Default::default() };
-    Msrs::from_entries(&[entry]).map_err(|_| Cause::Shutdown)
+/// Centuries, in cycles.
+const FAR_AWAY: u64 = 1 << 62;
+
+/// `IA32_TIME_STAMP_COUNTER`, with one value after the other.
+fn clock_register(values: &[u64]) -> Result<Msrs, Cause> {
+    let entries: Vec<_> =
+        values.iter().map(|data| kvm_msr_entry { index: 0x10, data: *data, ..Default::default() }).collect();
+    Msrs::from_entries(&entries).map_err(|_| Cause::Shutdown)
 }
 
 /// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.
