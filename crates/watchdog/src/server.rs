@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernlet_jail::{Role, confine};
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     connection, error::InvokeError, exchange::Exchange, function::MACHINE_STACK, keeper::send_last, listen::Bound,
-    response::Answer,
+    oversight::Oversight, response::Answer,
 };
 
 /// Most connections at the same time; more wait in the socket. Each is a thread, which mostly waits.
@@ -31,6 +31,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a function without a time limit may take to finish when the watchdog stops.
 const DRAIN_UNLIMITED: Duration = Duration::from_secs(60);
+
+/// How long others may take to finish when it stops because of an operation that does not end: no request is served meanwhile.
+const DRAIN_OVERRUN: Duration = Duration::from_secs(5);
+
+/// How often it then looks whether they have.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -62,7 +68,7 @@ impl Server {
     }
 
     /// Serves until `stop`, then finishes what is under way, for no longer than one invocation may take.
-    pub(crate) async fn serve_until(self, stop: impl Future<Output = ()>) {
+    pub(crate) async fn serve_until(self, stop: impl Future<Output = ()>, oversight: &Oversight) {
         tokio::select! {
             () = self.accept_all() => {}
             () = stop => {}
@@ -75,9 +81,22 @@ impl Server {
         exchange.log.watchdog("", Level::Info, "shutting down: no new requests, finishing those under way");
         let shared = exchange.function.shared();
         let patience = shared.limit.bounded().unwrap_or(DRAIN_UNLIMITED);
+        let patience = if oversight.overrun().is_some() { patience.min(DRAIN_OVERRUN) } else { patience };
         let finished = tokio::time::timeout(patience, async {
-            let _all_closed = connections.acquire_many(CONNECTIONS_MAX).await;
-            shared.inflight.drained().await;
+            let all_done = async {
+                let _all_closed = connections.acquire_many(CONNECTIONS_MAX).await;
+                shared.inflight.drained().await;
+            };
+            // An operation that does not end is not waited for.
+            let others_done = async {
+                while oversight.overrun().is_none() || shared.inflight.under_way() > oversight.late(Instant::now()) {
+                    tokio::time::sleep(DRAIN_LOOK).await;
+                }
+            };
+            tokio::select! {
+                () = all_done => {}
+                () = others_done => {}
+            }
         });
         if finished.await.is_err() {
             let text = format!("shut down with requests still under way after {patience:?}");
