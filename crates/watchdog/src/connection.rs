@@ -8,8 +8,8 @@
 //!             └──────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A request takes three system calls: `recv`, `KVM_RUN`, `send`; `poll` is one more for a client that was quiet for a moment,
-//! and once an answer or the request does not fit the socket.
+//! A request takes four system calls: `poll`, `recv`, `KVM_RUN`, `send`. Reading does not wait in `recv`, where the gateway's
+//! reading of the last answer would wake the thread as well.
 
 use std::{
     io::IoSlice,
@@ -36,9 +36,9 @@ use crate::{
     response::Answer,
 };
 
-/// How long the next request is waited for in `recv`, where nothing else wakes the thread; after that in `poll`, as long as it
-/// takes, together with the drain. Who sends one request after the other has sent the next by then.
-pub(crate) const MOMENT: Duration = Duration::from_millis(20);
+/// How long the next request is waited for alone; after that together with the drain, as long as it takes. Who sends one
+/// request after the other has sent the next by then, and one source costs less to wait for than two.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Bytes that are read from the socket at once.
 const READ_MAX: usize = 64 * 1024;
@@ -203,13 +203,8 @@ impl<'a> Line<'a> {
                 Ok(None) if seen >= HEAD_MAX => return Next::End(Some(head_too_large())),
                 Ok(None) => {}
             }
-            if seen == 0 && over.is_none() && !self.more && self.draining.is_some() {
-                match self.receive(RecvFlags::empty()) {
-                    Got::Some => continue,
-                    // The moment is over, or a signal came.
-                    Got::None(_) => {}
-                    Got::End(_) => return Next::End(None),
-                }
+            if seen == 0 && over.is_none() && self.draining.is_some() {
+                self.more |= self.is_ready_in_a_moment();
             }
             let over = *over.get_or_insert_with(|| Instant::now() + patience);
             match self.fill(over) {
@@ -239,7 +234,7 @@ impl<'a> Line<'a> {
         }
         if head.expects_continue() && self.start == self.end {
             // It fits: the client has taken all that was sent before.
-            let _ = send(&self.socket, CONTINUE, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+            let _ = send(&self.socket, CONTINUE, SendFlags::NOSIGNAL);
         }
         // Only looked at where something is still to come.
         let mut over = None;
@@ -333,11 +328,6 @@ impl<'a> Line<'a> {
                 other => return Got::None(other),
             }
         }
-        self.receive(RecvFlags::DONTWAIT)
-    }
-
-    /// Reads what there is into the buffer, or waits a moment for it, unless `flags` say not to.
-    fn receive(&mut self, flags: RecvFlags) -> Got {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.buffer.len() > READ_MAX {
@@ -353,7 +343,7 @@ impl<'a> Line<'a> {
         }
         let room = &mut self.buffer[self.end..];
         let asked = room.len();
-        let got = retry(|| recv(&self.socket, &mut *room, flags).map(|(_, read)| read));
+        let got = retry(|| recv(&self.socket, &mut *room, RecvFlags::empty()).map(|(_, read)| read));
         self.more = got == Ok(asked);
         match got {
             Ok(0) => Got::End(None),
@@ -370,7 +360,7 @@ impl<'a> Line<'a> {
     /// client is gone.
     fn send(&mut self, head: &[u8], body: &[u8]) -> bool {
         let (mut head, mut body) = (head, body);
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let flags = SendFlags::NOSIGNAL;
         while !(head.is_empty() && body.is_empty()) {
             let sent = retry(|| match (head, body) {
                 (all, []) | ([], all) => send(&self.socket, all, flags),
@@ -424,6 +414,11 @@ impl<'a> Line<'a> {
         if !self.rest.is_over() && shutdown(&self.socket, Shutdown::Write).is_ok() {
             self.linger();
         }
+    }
+
+    /// Whether there is something to read within a moment.
+    fn is_ready_in_a_moment(&self) -> bool {
+        poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timespec(MOMENT))).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits until there is something to read or to write, as wanted, or the time for it is over, or the drain begins.

@@ -119,24 +119,14 @@ impl Server {
         }
     }
 
-    /// The next connection. Reading and writing it blocks, unless a call says that it should not; reading for a moment only.
+    /// The next connection; reading and writing it does not block.
     async fn accept(&self) -> Result<OwnedFd, io::Error> {
-        // None at all would be one without end.
-        let moment = connection::MOMENT.min(self.exchange.read_timeout).max(Duration::from_millis(1));
         match &self.listener {
-            Listener::Unix(listener) => {
-                let stream = listener.accept().await?.0.into_std()?;
-                stream.set_nonblocking(false)?;
-                stream.set_read_timeout(Some(moment))?;
-                Ok(stream.into())
-            }
+            Listener::Unix(listener) => Ok(listener.accept().await?.0.into_std()?.into()),
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                let stream = stream.into_std()?;
-                stream.set_nonblocking(false)?;
-                stream.set_read_timeout(Some(moment))?;
-                Ok(stream.into())
+                Ok(stream.into_std()?.into())
             }
         }
     }
