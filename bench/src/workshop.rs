@@ -224,7 +224,8 @@ fn build_tenders() -> anyhow::Result<PathBuf> {
     eprintln!("building the tenders");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let status = Command::new(cargo)
-        .args(["build", "--profile", "tender", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
+        .args(["build", "--profile", "tender", "-p", "kernlet-tender"])
+        .args(["--target", TRIPLE, "--target-dir", "target/static"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root())
         .stdin(Stdio::null())
