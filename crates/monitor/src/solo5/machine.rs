@@ -158,10 +158,10 @@ pub enum End {
         rip: u64,
     },
     /// It executes something that is not carried out for it.
-    #[error("the instruction {mnemonic} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
+    #[error("the instruction {name} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
     Unsupported {
         /// The instruction.
-        mnemonic: String,
+        name: &'static str,
         /// Its address.
         rip: u64,
     },
@@ -309,7 +309,7 @@ impl Machine {
         Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config, extension)
     }
 
-    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    /// The same, for a guest that is run once and of which no template is made, nor a core: it is there sooner.
     ///
     /// # Errors
     /// As [`Self::boot`].
@@ -349,9 +349,15 @@ impl Machine {
         layout.extension = extension.as_ref().map(|extension| extension::told(extension.requests));
         let devices = devices.complete()?;
         let all = layout.tables().end;
-        let memory = GuestMemory::new(all).map_err(|source| Cause::Memory { size: all, source })?;
+        // What the host forbids a guest at ring 0 is also forbidden to us, but for the file.
+        let without_file = purpose == Purpose::Once && ring == Ring::Three;
+        let memory = if without_file { GuestMemory::for_one_run(all) } else { GuestMemory::new(all) };
+        let memory = memory.map_err(|source| Cause::Memory { size: all, source })?;
         if command_line.len() > COMMAND_LINE_MAX {
             return Err(BootError::CommandLine);
+        }
+        if without_file {
+            layout.touched_at_start().into_iter().for_each(|pages| memory.populate(pages));
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
@@ -490,9 +496,7 @@ impl Machine {
                 Exit::TranslationFault { rip } => return Err(End::TranslationFault { rip }),
                 Exit::InternalError { suberror } => return Err(End::InternalError { suberror }),
                 Exit::Unhandled { reason, rip } => return Err(End::Unhandled { reason, rip }),
-                Exit::Unsupported { mnemonic, rip } => {
-                    return Err(End::Unsupported { mnemonic: format!("{mnemonic:?}").to_lowercase(), rip });
-                }
+                Exit::Unsupported { name, rip } => return Err(End::Unsupported { name, rip }),
                 Exit::LooksAtCommandLine => return Ok(Stopped::AtCommandLine),
                 Exit::Trapped(fault) => return Err(End::Unhandled { reason: u32::from(fault.vector), rip: fault.at }),
                 Exit::Interrupted => {
