@@ -288,7 +288,7 @@ impl Tender {
         let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
         let (config, extension) = (Config { memory, ring }, accelerators.open(self.accelerators)?);
-        let boot = if core.is_some() { Machine::boot_with } else { Machine::boot_once };
+        let boot = if core.is_some() { Machine::boot } else { Machine::boot_once };
         let machine = boot(&hypervisor, &image, devices, &command_line, config, extension);
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),

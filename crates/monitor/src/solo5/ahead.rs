@@ -516,7 +516,7 @@ mod tests {
     fn run(hypervisor: &Hypervisor, code: &[u8], time: Duration) -> (Machine, Result<(), End>) {
         let image = Image::parse(unikernel(code, &[]).into(), Target::Hvt).unwrap();
         let (devices, config) = (Devices::new(image.manifest()), Config { memory: 4 << 20, ring: Ring::Three });
-        let mut machine = Machine::boot(hypervisor, &image, devices, b"", config).unwrap();
+        let mut machine = Machine::boot(hypervisor, &image, devices, b"", config, None).unwrap();
         let ended = machine.run(&mut Silent, Some(Instant::now() + time)).map(drop);
         (machine, ended)
     }
