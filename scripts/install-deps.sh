@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 checkers=target/checkers
 native=target/native
 missing=()
+stale=
 
 need() { # need PACKAGE TEST...: apt's package, unless the test passes
   local package=$1
@@ -31,8 +32,15 @@ if [ "${1:-}" = --checks ]; then
   need pocl-opencl-icd test -e /etc/OpenCL/vendors/pocl.icd
   # The C API's tests run under it.
   need valgrind valgrind --version
+  # The machine in which guests of Solo5 have a standard KVM, but for its kernel, which scripts/standard-kvm.sh unpacks.
+  need qemu-system-x86 qemu-system-x86_64 --version
+  need busybox-static busybox true
+  need cpio cpio --version
+  if command -v apt-cache >/dev/null && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
+    stale=yes
+  fi
 fi
-if [ ${#missing[@]} -gt 0 ]; then
+if [ ${#missing[@]} -gt 0 ] || [ -n "$stale" ]; then
   if ! command -v apt-get >/dev/null; then
     echo "install these with your system's package manager: ${missing[*]}" >&2
     exit 1
@@ -40,7 +48,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   as_root=()
   [ "$(id -u)" = 0 ] || as_root=(sudo)
   "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  if [ ${#missing[@]} -gt 0 ]; then
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  fi
 fi
 
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)

@@ -3,7 +3,8 @@
 # For hosts whose own KVM is nested and differs (see docs/architecture.md): guests of Solo5 have a real ring 0 there. An
 # emulated processor is slow: what takes milliseconds takes seconds. Called by people, as `just standard-kvm`, and with the
 # names of test files in crates/monitor/tests and crates/tender/tests (`kernlet_monitor`: the unit tests), as by CI with
-# `solo5 tender`. Needs Debian's qemu-system-x86, busybox-static and cpio, and apt for a kernel, which is not installed.
+# `solo5 tender`. Needs Debian's qemu-system-x86, busybox-static and cpio (`scripts/install-deps.sh --checks`), and apt for a
+# kernel, which is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +12,7 @@ work=$PWD/target/standard-kvm
 seconds=${KERNLET_STANDARD_KVM_SECONDS:-1800}
 for tool in qemu-system-x86_64 busybox cpio apt-get dpkg; do
   command -v "$tool" >/dev/null || {
-    echo "$tool is missing: apt-get install qemu-system-x86 busybox-static cpio" >&2
+    echo "$tool is missing: scripts/install-deps.sh --checks" >&2
     exit 1
   }
 done
@@ -47,11 +48,11 @@ if [ $# = 0 ] || printf '%s\n' "$@" | grep -qvxE 'solo5|tender'; then
   cp functions/target/release/{echo,faults,pages} "$root/unikernels/"
 fi
 for target in hvt spt; do functions/solo5/build.sh $target "$root/solo5"; done
-for module in irqbypass kvm kvm-amd; do
+for module in irqbypass kvm kvm-amd tun; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
 # The programs of an ordinary build, which CI has by then, with the libraries that they are linked with.
-messages=$(cargo test --quiet -p kernlet-monitor -p kernlet-tender "${selected[@]}" --no-run --message-format=json)
+messages=$(cargo test --quiet -p kernlet-monitor -p kernlet-tender "${selected[@]}" --no-run --message-format=json-render-diagnostics)
 sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$messages" | while read -r program; do
   name=$(basename "$program")
   case $program in
@@ -73,7 +74,7 @@ mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t tmpfs none /tmp
-for module in irqbypass kvm kvm-amd; do insmod /modules/$module.ko; done
+for module in irqbypass kvm kvm-amd tun; do insmod /modules/$module.ko; done
 export KERNLET_REQUIRE_KVM=1 KERNLET_UNIKERNELS=/unikernels KERNLET_SOLO5_GUESTS=/solo5 KERNLET_TENDERS=/tenders KERNLET_TEST_PATIENCE=60 PROPTEST_CASES=8 TMPDIR=/tmp
 failed=0
 cd /tmp
@@ -90,7 +91,7 @@ chmod +x "$root/init"
 
 # no_timer_check: on a busy host the emulated timer is late, at which the kernel would panic. A QEMU that dies ends the
 # pipe, and so the script, with its own status.
-timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt,+xsaveerptr -m 3072 -nographic -no-reboot \
+timeout "$seconds" qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt,+xsaveerptr -m 3072 -nographic -no-reboot -nic none \
   -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/root.gz" \
   -append 'console=ttyS0 quiet panic=-1 no_timer_check' </dev/null \
   2> >(grep -v "TCG doesn't support requested feature" >&2) |

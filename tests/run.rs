@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{failed, home, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
+use common::{failed, gdb, home, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
 use serde_json::Value;
 
 /// The unikernel of an example function, built.
@@ -142,23 +142,9 @@ fn what_cannot_be_run_is_named_with_what_to_do() {
     }
 }
 
-/// Whether gdb is there. Where it is not, a test that needs it says so and passes, unless `KERNLET_REQUIRE_KVM=1`, with
-/// which nothing may be missing.
-fn gdb_is_there() -> bool {
-    match Command::new("gdb").arg("--version").output() {
-        Ok(output) if output.status.success() => true,
-        _ => {
-            let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
-            assert!(!required, "KERNLET_REQUIRE_KVM=1, and gdb is missing: scripts/install-deps.sh --checks");
-            eprintln!("skipped: it needs gdb");
-            false
-        }
-    }
-}
-
 /// What gdb says to these commands, given to a function that is asked for `path`; and what the function's program said.
 fn debug(path: &str, commands: &[&str]) -> Option<(String, Output)> {
-    if !kvm_is_usable() || !gdb_is_there() {
+    if !kvm_is_usable() || !gdb::is_there() {
         return None;
     }
     let unikernel = unikernel("faults");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use common::{Platform, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
+use common::{Platform, gdb, kernlet, kvm_is_usable, root, stderr, stdout, succeeded};
 
 /// A guest of `functions/solo5` for hvt, built.
 fn guest(name: &str) -> PathBuf {
@@ -42,26 +42,9 @@ fn the_program_is_the_tender_when_it_is_called_by_its_name() {
     assert!(stderr(&output).starts_with("solo5-spt tender, "), "{}", stderr(&output));
 }
 
-/// Whether gdb is there. Where it is not, a test that needs it says so and passes, unless `KERNLET_REQUIRE_KVM=1`.
-fn gdb_is_there() -> bool {
-    let found = Command::new("gdb").arg("--version").output().is_ok();
-    let required = std::env::var_os("KERNLET_REQUIRE_KVM").is_some_and(|value| value == "1");
-    assert!(found || !required, "KERNLET_REQUIRE_KVM=1, and gdb is missing: scripts/install-deps.sh --checks");
-    found
-}
-
-/// What gdb says to these commands about a guest.
-fn gdb(name: &str, target: &[&str], commands: &[&str]) -> String {
-    let mut gdb = Command::new("gdb");
-    gdb.args(["-nx", "-batch"]).args(target).arg(guest(name));
-    let commands = commands.iter().flat_map(|command| ["-ex", command]);
-    let output = gdb.args(commands).stdin(Stdio::null()).output().unwrap();
-    format!("{}{}", stdout(&output), stderr(&output))
-}
-
 #[test]
 fn kernlet_run_runs_and_debugs_a_solo5_function() {
-    if !kvm_is_usable() || !gdb_is_there() {
+    if !kvm_is_usable() || !gdb::is_there() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -82,8 +65,11 @@ fn kernlet_run_runs_and_debugs_a_solo5_function() {
         let line = lines.find(|line| line.contains("target remote")).unwrap();
         let target = line.split('\'').nth(1).unwrap().to_owned();
         std::thread::spawn(move || lines.for_each(drop));
-        let said =
-            gdb("echo", &[], &[&target, "break app_main", "continue", "x/s *(char **)$rdi", "continue", "continue"]);
+        let said = gdb::says(
+            &guest("echo"),
+            &[],
+            &[&target, "break app_main", "continue", "x/s *(char **)$rdi", "continue", "continue"],
+        );
         // Once for each request: a rewind loses no breakpoint.
         assert_eq!(said.matches(stops).count(), 2, "{when}: {said}");
         assert!(said.contains("Hello run\"") && said.contains("exited normally]"), "{when}: {said}");

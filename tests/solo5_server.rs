@@ -132,6 +132,20 @@ fn a_server_with_reuse_isolation_serves_many_at_once_on_one_machine() {
     assert_eq!(post(&platform, "server/keep", "what stays").status.as_u16(), 204);
     assert_eq!(get(&platform, "server/kept").text(), "what stays");
     assert_eq!(get(&platform, "server/count").text(), "5");
+    // Many at once, each followed by the next one at once.
+    thread::scope(|scope| {
+        for number in 0..12 {
+            let platform = &platform;
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let body = format!("{round} of {number}");
+                    let reply = post(platform, "server/echo", &body);
+                    assert_eq!((reply.status.as_u16(), reply.text()), (200, body));
+                }
+            });
+        }
+    });
+    assert_eq!(get(&platform, "server/count").text(), "306");
     // One that is late is told so, and its machine serves nobody else.
     let late = platform.send(Method::GET, "/function/server/meet", &[("x-timeout", "300ms")], "");
     assert_eq!(late.status.as_u16(), 504, "{}", late.text());

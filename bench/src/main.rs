@@ -108,6 +108,7 @@ impl ValueEnum for Choice {
             Choice::One(Suite::Scale),
             Choice::One(Suite::Soak),
             Choice::One(Suite::Solo5),
+            Choice::One(Suite::Solo5Server),
             Choice::All,
         ];
         ALL

@@ -107,6 +107,13 @@ impl Platform {
         self.system(Method::POST, "/system/functions", &deployment).map(drop)
     }
 
+    /// Deploys a function from any image, with an isolation; it becomes ready by and by.
+    pub(crate) fn begin_deploy_isolated(&mut self, name: &str, image: &str, isolation: &str) -> anyhow::Result<()> {
+        let annotations = json!({ "dev.kernlet.isolation": isolation });
+        let deployment = json!({ "service": name, "image": image, "annotations": annotations });
+        self.system(Method::POST, "/system/functions", &deployment).map(drop)
+    }
+
     /// Waits until a function is ready.
     pub(crate) fn wait_ready(&mut self, name: &str) -> anyhow::Result<()> {
         let give_up = Instant::now() + PATIENCE;

@@ -10,7 +10,8 @@
 
 #include "frames.h"
 
-#define CONNECTIONS 16
+/* Sixteen that are answered at once, and some that end. */
+#define CONNECTIONS 24
 #define SEGMENT 1460
 #define RETRY_NSECS 200000000ul
 #define LINGER_NSECS 1000000000ul
@@ -106,6 +107,12 @@ static void drop(struct connection *c, int reset) {
     c->state = FREE;
 }
 
+/* Whether all of its reply is sent, its end as well, and acknowledged. */
+static int is_said(const struct connection *c) {
+    uint32_t all = c->ours + 2 + (uint32_t)(c->out[0].len + c->out[1].len);
+    return c->state == OPEN && c->closing && c->send_next == all && c->unacknowledged == all;
+}
+
 /* Sends these two pieces and ends the connection behind them. Their memory stays as it is until then. */
 static void reply(struct connection *c, const void *first, size_t first_len, const void *second, size_t second_len) {
     c->out[0].data = first;
@@ -148,11 +155,13 @@ static struct connection *find(const uint8_t *ip, uint16_t port) {
 }
 
 static void take_syn(const uint8_t *mac, const uint8_t *ip, uint16_t port, uint32_t sequence, uint32_t window) {
-    struct connection *c = connections;
-    while (c < connections + CONNECTIONS && c->state != FREE) c++;
-    if (c == connections + CONNECTIONS) {
-        send_segment(mac, ip, service_port, port, 0, sequence + 1, RST | ACK, 0, 0);
-        return;
+    struct connection *c = connections, *end = connections + CONNECTIONS;
+    while (c < end && c->state != FREE) c++;
+    /* Without a free one the place of one of which the other side has all, and no answer where there is none: it asks again. */
+    if (c == end) {
+        for (c = connections; c < end && !is_said(c);) c++;
+        if (c == end) return;
+        drop(c, !c->they_ended);
     }
     uint8_t *in = c->in;
     size_t in_max = c->in_max;

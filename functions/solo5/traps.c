@@ -68,7 +68,8 @@ int app_main(const struct start *start) {
         uint64_t cr0, cr3, cr4, flags;
         __asm__ volatile("cli; sti; cli; pushfq; popq %0; mov %%cr0, %1; mov %%cr3, %2; mov %%cr4, %3"
                          : "=r"(flags), "=r"(cr0), "=r"(cr3), "=r"(cr4));
-        print("cr0=0x%lx cr3=0x%lx cr4=0x%lx direction=%lu\n", cr0, cr3, cr4, flags >> 10 & 1);
+        /* Bit 4 is one on some processors, whatever is written to it. */
+        print("cr0=0x%lx cr3=0x%lx cr4=0x%lx direction=%lu\n", cr0 & ~16ul, cr3, cr4, flags >> 10 & 1);
     }
 #endif
     else { print("nothing to do for '%s'\n", what); return 1; }

@@ -28,7 +28,7 @@ const BODY: &str = "sixty-four bytes of a body, which is what a small request ha
 const CLEAN: &str = "/function/echo";
 
 /// What is loaded, and what its loads gave.
-struct Side {
+pub(super) struct Side {
     name: &'static str,
     address: SocketAddr,
     path: &'static str,
@@ -40,16 +40,22 @@ struct Side {
 }
 
 impl Side {
-    fn new(name: &'static str, address: SocketAddr, path: &'static str, connections: u32, processes: &[u32]) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        address: SocketAddr,
+        path: &'static str,
+        connections: u32,
+        processes: &[u32],
+    ) -> Self {
         let used = vec![Account::default(); processes.len()];
         Self { name, address, path, connections, processes: processes.to_vec(), loads: Vec::new(), used }
     }
 
-    fn warm_up(&self, wrk: &Wrk) -> anyhow::Result<()> {
+    pub(super) fn warm_up(&self, wrk: &Wrk) -> anyhow::Result<()> {
         wrk.run(self.address, self.path, self.connections, 1).map(drop).context(self.name)
     }
 
-    fn load(&mut self, wrk: &Wrk) -> anyhow::Result<()> {
+    pub(super) fn load(&mut self, wrk: &Wrk) -> anyhow::Result<()> {
         let before = self.accounts()?;
         let load = wrk.run(self.address, self.path, self.connections, SECONDS).context(self.name)?;
         let after = self.accounts()?;
@@ -67,7 +73,7 @@ impl Side {
         self.processes.iter().map(|pid| Account::of(*pid)).collect()
     }
 
-    fn of_each(&self, value: fn(&Load) -> f64) -> Summary {
+    pub(super) fn of_each(&self, value: fn(&Load) -> f64) -> Summary {
         Summary::of(self.loads.iter().map(value))
     }
 
@@ -89,7 +95,7 @@ impl Side {
     }
 
     /// Requests a second over those of `base`, round by round.
-    fn over(&self, base: &Self) -> Summary {
+    pub(super) fn over(&self, base: &Self) -> Summary {
         let pairs = self.loads.iter().zip(&base.loads);
         Summary::of(pairs.map(|(ours, theirs)| ours.requests_per_second / theirs.requests_per_second))
     }

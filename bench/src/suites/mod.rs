@@ -17,6 +17,7 @@ mod scale;
 mod size;
 mod soak;
 mod solo5;
+mod solo5_server;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -61,6 +62,8 @@ pub(crate) enum Suite {
     Scale,
     /// Solo5 unikernels: hello from start to exit, requests, computing, blocks and frames
     Solo5,
+    /// A Solo5 unikernel that serves HTTP by itself, over the native `echo` by the same way
+    Solo5Server,
     /// A million invocations (see --invocations), each checked; never part of `all`
     Soak,
 }
@@ -102,6 +105,7 @@ impl Suite {
             Self::Density => &["density.kib_per_machine", "density.unanswered"],
             Self::Scale => &["scale.p50_ratio"],
             Self::Solo5 => solo5::FIGURES,
+            Self::Solo5Server => solo5_server::FIGURES,
             Self::Soak => &["soak.wrong", "soak.growth_percent"],
         }
     }
@@ -128,6 +132,7 @@ impl Suite {
             Self::Density => density::run(workshop),
             Self::Scale => scale::run(workshop),
             Self::Solo5 => solo5::run(workshop),
+            Self::Solo5Server => solo5_server::run(workshop),
             Self::Soak => soak::run(workshop, invocations),
         }
     }
