@@ -25,13 +25,7 @@ use kernlet_monitor::{Level, Usage};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
 use crate::{
-    error::InvokeError,
-    limit::TimeLimit,
-    log::Log,
-    oversight::Oversight,
-    pool::Pool,
-    request::CallId,
-    response::{self, HttpResponse},
+    error::InvokeError, limit::TimeLimit, log::Log, oversight::Oversight, pool::Pool, request::CallId, response::Answer,
 };
 
 /// How long after its deadline an answer is still waited for: a machine is stopped at the deadline, but an
@@ -199,9 +193,9 @@ impl Caller {
 
     /// Answers in place of the connection's thread, which then has nothing more to say on it.
     fn answer_late(&self, error: &InvokeError, late: &Waiting) {
-        let mut answer = response::of_error(error);
-        response::add_measures(&mut answer, &late.call_id, late.start.elapsed(), None::<Usage>);
-        send_last(&self.socket, &answer);
+        let mut answer = Answer::of_error(error);
+        answer.add_measures(&late.call_id, late.start.elapsed(), None::<Usage>);
+        send_last(&self.socket, answer);
         // The client may be gone.
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
@@ -213,8 +207,8 @@ impl Caller {
 
 /// Sends the last answer of a connection. It fits the socket's buffer, which is empty; a client that is gone does not get
 /// it.
-pub(crate) fn send_last(socket: &OwnedFd, answer: &HttpResponse) {
-    let _ = send(socket, &response::to_last_bytes(answer), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+pub(crate) fn send_last(socket: &OwnedFd, answer: Answer) {
+    let _ = send(socket, &answer.into_last_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 #[cfg(test)]

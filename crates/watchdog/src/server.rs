@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     connection, error::InvokeError, exchange::Exchange, function::MACHINE_STACK, keeper::send_last, listen::Bound,
-    oversight::Oversight, response,
+    oversight::Oversight, response::Answer,
 };
 
 /// Most connections at the same time; more wait in the socket. Each is a thread, which mostly waits.
@@ -119,14 +119,24 @@ impl Server {
         }
     }
 
-    /// The next connection; reading and writing it does not block.
+    /// The next connection. Reading and writing it blocks, unless a call says that it should not; reading for a moment only.
     async fn accept(&self) -> Result<OwnedFd, io::Error> {
+        // None at all would be one without end.
+        let moment = connection::MOMENT.min(self.exchange.read_timeout).max(Duration::from_millis(1));
         match &self.listener {
-            Listener::Unix(listener) => Ok(listener.accept().await?.0.into_std()?.into()),
+            Listener::Unix(listener) => {
+                let stream = listener.accept().await?.0.into_std()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(moment))?;
+                Ok(stream.into())
+            }
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(stream.into_std()?.into())
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(moment))?;
+                Ok(stream.into())
             }
         }
     }
@@ -146,7 +156,7 @@ impl Server {
             let function = self.exchange.function.shared().name.to_string();
             let error = InvokeError::NoThread { function, source };
             self.exchange.log.watchdog("", Level::Error, &error.message());
-            send_last(&socket, &response::of_error(&error));
+            send_last(&socket, Answer::of_error(&error));
         }
     }
 }
