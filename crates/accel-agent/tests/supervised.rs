@@ -1,6 +1,8 @@
 //! Workers that die or hang are replaced, and their clients are told and served on; the plugin `remote` finds its way back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "../../accel-plugins/tests/support/onnx.rs"]
+mod onnx;
 mod support;
 
 use std::{
@@ -10,8 +12,12 @@ use std::{
 };
 
 use kernlet_abi::{accel::ModelParams, hypercall::status};
-use kernlet_accel::{Arg, Data, Operation, Resource, Runtime, Session};
+use kernlet_accel::{
+    AccelError, Arg, Data, Dims, Operation, Resource, Runtime, Session,
+    operation::{Elements, ModelRun, Task, Tensor, TensorBuf, TensorOut},
+};
 use kernlet_accel_agent::{Address, Bound, Connection, Limits, Options, Preference, Remote, Supervisor, Worker};
+use kernlet_accel_plugins::Rten;
 use rustix::process::{Pid, Signal, kill_process};
 use zerocopy::IntoBytes as _;
 
@@ -26,7 +32,7 @@ fn the_worker_of_the_tests() {
         return;
     }
     let limits = Limits { grace: Duration::from_millis(100), ..Limits::default() };
-    let runtime = Runtime::new(vec![Arc::new(Probe::default())]);
+    let runtime = Runtime::new(vec![Arc::new(Probe::default()), Arc::new(Rten::new())]);
     Worker::from_stdin().unwrap().serve(&runtime, limits, None).unwrap();
 }
 
@@ -99,6 +105,56 @@ fn a_plugin_that_hangs_beyond_its_deadline_is_ended_and_others_are_served_on() {
     let (instance, died) = connection.instance();
     assert_eq!(instance, 2);
     assert!(died.contains("plugin probe carried out opencv beyond its deadline"), "{died}");
+}
+
+/// Runs a model of one input and one output of any size.
+fn infer(session: &Session, model: &Resource, input: Elements<'_>, time: Duration) -> Result<TensorBuf, AccelError> {
+    let mut output = TensorBuf::new();
+    let dims = Dims::new(&[input.len() as u64]).unwrap();
+    let run = ModelRun {
+        model: model.clone(),
+        options: &[],
+        names: "",
+        inputs: vec![Tensor::new(input, dims).unwrap()],
+        outputs: vec![TensorOut::from(&mut output)],
+    };
+    session.perform(Task::OnnxModelRun(run), Some(Instant::now() + time)).map(|_| output)
+}
+
+#[test]
+fn a_model_that_never_ends_or_takes_all_memory_costs_its_caller_an_error_and_others_a_new_worker_at_most() {
+    let home = supervised();
+    let session = home.session(true);
+    let rows = [onnx::Dim::Named("N")];
+    let value = |name, dtype| onnx::value(name, dtype, &rows);
+    let model = |node, dtype| onnx::model(&[node], &[value("x", dtype)], &[value("y", onnx::FLOAT)], &[]);
+    let relu = onnx::node("Relu", &["x"], &["y"], &[]);
+    // As many numbers as its input's product says.
+    let bomb = onnx::node("ConstantOfShape", &["x"], &["y"], &[]);
+    let [relu, endless, bomb] =
+        [model(relu, onnx::FLOAT), model(onnx::endless("x", "y"), onnx::FLOAT), model(bomb, onnx::INT64)]
+            .map(Resource::from_bytes);
+    let works = |session: &Session| {
+        let run = || infer(session, &relu, (&[1.0_f32, -1.0][..]).into(), Duration::from_secs(60));
+        // A worker that was lost meanwhile is told of once.
+        let outcome = run().or_else(|_| run()).unwrap();
+        assert_eq!(outcome.bytes(), [1.0_f32, 0.0].as_bytes());
+    };
+    works(&session);
+    let error = infer(&session, &endless, (&[1.0_f32][..]).into(), Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error.status(), status::ETIMEDOUT, "{}", error.message());
+    wait_until(|| home.supervisor.worker().1 == 2, || "the worker is not replaced".to_owned());
+    let connection = Connection::open(&home.address, &Options::default()).unwrap();
+    let (_, died) = connection.instance();
+    assert!(died.contains("plugin rten carried out onnx-model-run beyond its deadline"), "{died}");
+    works(&session);
+    // More than a number can count, and more than any address space has: the first is a panic, the second ends the process.
+    for (side, words) in [(i64::from(i32::MAX), "capacity overflow"), (1 << 23, "signal 6")] {
+        let error = infer(&session, &bomb, (&[side, side][..]).into(), Duration::from_secs(60)).unwrap_err();
+        assert_eq!(error.status(), status::EIO, "{}", error.message());
+        assert!(error.message().contains(words), "{}", error.message());
+        works(&session);
+    }
 }
 
 #[test]
