@@ -424,7 +424,7 @@ fn choice() -> anyhow::Result<Row> {
             (size.chosen, f64::from(u8::from(is_openblas))),
         ]);
     }
-    let row = Row::new("accel.sgemm_chosen_vs_fastest", worst, "×", Target::None)
+    let row = Row::new("accel.sgemm_chosen_vs_fastest", worst, "×", Target::AtLeast(0.95))
         .number("calibration_ms", calibration.as_secs_f64() * 1e3);
     Ok(details.into_iter().flatten().fold(row, |row, (name, value)| row.number(name, value)))
 }
