@@ -237,7 +237,7 @@ fn classify(workshop: &Workshop, name: &'static str, plugins: Vec<Arc<dyn Plugin
     // A request has a deadline, for which plugins have to do something; so has what it is compared with.
     let mut directly = || call(direct.ops().within(native::DEADLINE));
     let mut without_deadline = || call(direct.ops());
-    let plan = Plan { warm_up: 10, ..Plan::singly(Duration::from_secs(20)) };
+    let plan = Plan { warm_up: 10, ..Plan::singly(Duration::from_secs(15)) };
     let sides: [Side<'_>; 3] = [&mut through, &mut directly, &mut without_deadline];
     let [through, directly, without_deadline] = in_turn(plan, sides)?;
     let ratio = through.over(&directly);
