@@ -17,6 +17,9 @@ use crate::workshop::model_file;
 /// Classes that are asked for, as many as the function asks for.
 const TOP: usize = 5;
 
+/// After which nobody would wait for an answer.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
 /// A classifier, its model loaded.
 #[derive(Debug)]
 pub(crate) struct Native {
@@ -38,7 +41,7 @@ impl Native {
         Ok(Self { session, params })
     }
 
-    /// Classifies a picture; the time that the operation took.
+    /// Classifies a picture, with a deadline that is far away, as every request has one; the time that the operation took.
     pub(crate) fn classify(&self, picture: &[u8]) -> anyhow::Result<Duration> {
         let mut ranking = [(); TOP].map(|()| Classification::new_zeroed());
         let start = Instant::now();
@@ -47,7 +50,7 @@ impl Native {
             Arg::bytes(Data::In(picture)),
             Arg::bytes(Data::Out(ranking.as_mut_bytes())),
         ];
-        self.session.run(operation::IMAGE_CLASSIFY, &mut args, None)?;
+        self.session.run(operation::IMAGE_CLASSIFY, &mut args, start.checked_add(DEADLINE))?;
         let time = start.elapsed();
         ensure!(ranking[0].probability > 0.0, "the plugin gave no class");
         Ok(time)

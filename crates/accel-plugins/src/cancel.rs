@@ -25,6 +25,8 @@ struct State {
     waiting: BTreeMap<(Instant, u64), Box<dyn FnOnce() + Send>>,
     next: u64,
     thread: bool,
+    /// When the thread wakes by itself.
+    until: Option<Instant>,
 }
 
 /// Work that is watched until this is dropped.
@@ -46,7 +48,8 @@ impl Canceller {
             state.thread =
                 thread::Builder::new().name("accel-deadlines".to_owned()).spawn(move || shared.serve()).is_ok();
         }
-        if state.waiting.first_key_value().is_some_and(|(first, _)| *first == key) {
+        // A thread that wakes before the deadline anyway is left asleep: to wake it takes as long as a short inference's step.
+        if state.until.is_none_or(|until| deadline < until) {
             self.0.changed.notify_one();
         }
         Watch { shared: Arc::clone(&self.0), key }
@@ -69,14 +72,17 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let Some(entry) = state.waiting.first_entry() else {
+                state.until = None;
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let left = entry.key().0.saturating_duration_since(Instant::now());
+            let deadline = entry.key().0;
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // Under the lock, so that no watch is dropped while its work is being cancelled.
                 entry.remove()();
             } else {
+                state.until = Some(deadline);
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
         }
@@ -111,5 +117,22 @@ mod tests {
         assert_eq!(receiver.recv(), Ok("late"));
         drop((late, early));
         assert!(canceller.0.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn work_is_cancelled_whatever_was_watched_before_it_and_ended() {
+        let (canceller, (sender, receiver)) = (Canceller::default(), mpsc::channel());
+        let watch = |millis: u64| {
+            let sender = sender.clone();
+            let deadline = Instant::now() + Duration::from_millis(millis);
+            canceller.watch(deadline, move || sender.send(millis).unwrap_or_default())
+        };
+        // The thread sleeps until the first one's deadline, and wakes for nothing.
+        drop(watch(5));
+        let _later = watch(20);
+        assert_eq!(receiver.recv(), Ok(20));
+        drop(watch(60_000));
+        let _sooner = watch(10);
+        assert_eq!(receiver.recv(), Ok(10));
     }
 }

@@ -45,7 +45,10 @@ struct Line {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let connection = args.agent.connect()?.context("name an agent with --agent ADDRESS or KERNLET_ACCEL_AGENT")?;
+    let connection = args
+        .agent
+        .connect()?
+        .context("name an agent with --agent ADDRESS or KERNLET_ACCEL_AGENT; `kernlet accel agent` starts one")?;
     let session = connection.session(None)?;
     let time = Duration::from_secs(args.seconds);
     let mut lines = Vec::new();

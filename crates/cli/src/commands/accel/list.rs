@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernlet_accel::Operation;
 use kernlet_accel_agent::Remote;
-use kernlet_accel_plugins::Found;
+use kernlet_accel_plugins::{CATALOGUE, Found};
 use serde::Serialize;
 
 use super::{AgentArgs, config};
@@ -50,10 +50,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|line| {
             let found = if line.found { "found" } else { "missing" };
             let shown = |text: &str| output::printable(text).into_owned();
-            [shown(&line.plugin), found.to_owned(), shown(&line.operations.join(" ")), shown(&line.what)]
+            [shown(&line.plugin), found.to_owned(), shown(&operations(&line)), shown(&line.what)]
         })
         .collect();
     output::line(&output::table(["PLUGIN", "STATE", "OPERATIONS", "WHAT WAS FOUND, OR WHY IT IS MISSING"], &rows))
+}
+
+/// What a plugin has, in words that keep the table readable where that is everything.
+fn operations(line: &Line) -> String {
+    let every = CATALOGUE.iter().map(|entry| entry.operations.len()).max();
+    if Some(line.operations.len()) >= every { "every operation".to_owned() } else { line.operations.join(" ") }
 }
 
 fn here() -> anyhow::Result<Vec<Line>> {
