@@ -173,6 +173,31 @@ const _: () = assert!(PAGE_SIZE.is_multiple_of(size_of::<Block>() as u64));
 /// # Safety
 /// There is a whole page of mapped memory from `page` on, aligned as one, which nobody else uses meanwhile.
 pub(crate) unsafe fn zero_page(page: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it, and the caller says the rest.
+        return unsafe { zero_page_by_avx2(page) };
+    }
+    // SAFETY: the caller says so.
+    unsafe { zero_blocks(page) }
+}
+
+/// The same code, with registers twice as wide: half the loads, and a page comes at the speed of the second cache.
+///
+/// # Safety
+/// As [`zero_page`], on a processor that has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn zero_page_by_avx2(page: NonNull<u8>) {
+    // SAFETY: the caller says so.
+    unsafe { zero_blocks(page) }
+}
+
+/// # Safety
+/// As [`zero_page`].
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it takes over the instructions that its caller may use")]
+unsafe fn zero_blocks(page: NonNull<u8>) {
     let blocks = page.cast::<Block>();
     for number in 0..index(PAGE_SIZE) / size_of::<Block>() {
         // SAFETY: so many blocks are a page, which is there.
