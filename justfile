@@ -49,7 +49,7 @@ doc *args:
 
 # Solo5's tenders as programs of their own, static, in target/static
 tenders:
-    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p kernlet-tender --target x86_64-unknown-linux-gnu --target-dir target/static
+    RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile tender -p kernlet-tender --target x86_64-unknown-linux-gnu --target-dir target/static
 
 # Whether a standard KVM (not a nested one) runs our machines: KVM-AMD inside an emulated processor
 standard-kvm *tests:

@@ -36,7 +36,7 @@ for test in "$@"; do
   fi
 done
 
-# Everything that the tests need is static or a file: there is no cargo in there.
+# Everything that the tests need is a file: there is no cargo in there.
 root=$work/root
 rm -rf "$root"
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules,tenders,tests,unikernels}
@@ -50,14 +50,17 @@ for target in hvt spt; do functions/solo5/build.sh $target "$root/solo5"; done
 for module in irqbypass kvm kvm-amd; do
   find "$work/kernel" -name "$module.ko" -exec cp {} "$root/modules/" \;
 done
-RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo test --quiet -p kernlet-monitor -p kernlet-tender "${selected[@]}" --no-run \
-  --target x86_64-unknown-linux-gnu --target-dir "$work/build" --message-format=json |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r program; do
+# The programs of an ordinary build, which CI has by then, with the libraries that they are linked with.
+messages=$(cargo test --quiet -p kernlet-monitor -p kernlet-tender "${selected[@]}" --no-run --message-format=json)
+sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$messages" | while read -r program; do
   name=$(basename "$program")
   case $program in
-  */deps/*) cp "$program" "$root/tests/${name%-*}" ;;
-  *) cp "$program" "$root/tenders/$name" ;;
+  */deps/*) strip -o "$root/tests/${name%-*}" "$program" ;;
+  *) strip -o "$root/tenders/$name" "$program" ;;
   esac
+done
+ldd "$root"/tests/* "$root"/tenders/* | sed -n 's/^[^/]*\(\/[^ :]*\) (0x.*/\1/p' | sort -u | while read -r library; do
+  install -D "$library" "$root$library"
 done
 # These need gcc, or no KVM.
 rm -f "$root"/tests/documented_guest "$root"/tests/elf

@@ -138,6 +138,54 @@ fn a_server_with_reuse_isolation_serves_many_at_once_on_one_machine() {
     assert_eq!(get(&platform, "server/count").text(), "1");
 }
 
+/// Two square matrices as bytes, and their product.
+fn matrices(side: u16, seed: u16) -> (Vec<u8>, Vec<u8>) {
+    let number = |index: u16| f32::from((index * 7 + seed) % 17) - 8.0;
+    let side = usize::from(side);
+    let numbers: Vec<f32> = (0..).map(number).take(2 * side * side).collect();
+    let (a, b) = numbers.split_at(side * side);
+    // Small whole numbers: every order of adding gives the same.
+    let product = (0..side * side).map(|at| (0..side).map(|k| a[at / side * side + k] * b[k * side + at % side]).sum());
+    let product: Vec<f32> = product.collect();
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    (bytes(&numbers), bytes(&product))
+}
+
+#[test]
+fn a_server_multiplies_for_each_request_and_keeps_nothing_of_it_over_a_rewind() {
+    if !kvm_is_usable() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let platform = Platform::start(home.path());
+    let labels = root().join("models/imagenet_classes.txt");
+    let size = std::fs::metadata(&labels).unwrap().len();
+    let resource = format!("labels={}", labels.display());
+    let words = ["-t", "multiply", "--resource", &resource, "--annotation", "dev.kernlet.solo5.mode=server"];
+    succeeded(platform.command().arg("build").arg(guest("multiply")).args(words).output().unwrap());
+    deploy(&platform, "multiply", "multiply", &["dev.kernlet.limits.inflight=1"]);
+    let multiply = |function: &str, body: &[u8]| {
+        platform.send(Method::POST, &format!("/function/{function}/multiply"), &[], body.to_vec())
+    };
+    for (side, seed) in [(1, 3), (7, 1), (64, 5), (32, 9), (64, 2)] {
+        let (body, product) = matrices(side, seed);
+        let reply = multiply("multiply", &body);
+        assert_eq!(reply.status.as_u16(), 200, "{}", reply.text());
+        assert!(reply.body == product, "{side} by {side}");
+        assert_eq!(get(&platform, "multiply/last").body.len(), 0);
+        assert_eq!(get(&platform, "multiply/labels").text(), format!("1 1 {size}"));
+    }
+    assert_eq!(multiply("multiply", b"too short").status.as_u16(), 400);
+    // A machine that keeps its state has it.
+    deploy(&platform, "kept", "multiply", &["dev.kernlet.isolation=reuse"]);
+    let (body, product) = matrices(16, 4);
+    assert!(multiply("kept", &body).body == product);
+    assert!(get(&platform, "kept/last").body == product);
+    for asked in 1..3 {
+        assert_eq!(get(&platform, "kept/labels").text(), format!("{asked} 1 {size}"));
+    }
+}
+
 #[test]
 fn a_server_that_does_not_answer_is_named_and_the_next_request_is_served() {
     if !kvm_is_usable() {
@@ -191,6 +239,11 @@ fn what_cannot_serve_is_refused_with_what_to_do() {
     ] {
         let said = failed(&build(annotation));
         assert!(said.contains(words), "{annotation}: {said}");
+    }
+    // What shows each hypercall, or stops there, is for functions whose requests are.
+    for option in [&["--trace"][..], &["--gdb", "0"]] {
+        let said = failed(&platform.run(["run", "server"].iter().chain(option)));
+        assert!(said.contains("it serves by itself") && said.contains("kernlet solo5-hvt --gdb --net:"), "{said}");
     }
     // On a port on which it does not serve.
     deploy(&platform, "server", "server", &["dev.kernlet.solo5.port=81", "dev.kernlet.limits.timeout=1s"]);

@@ -182,6 +182,14 @@ pub(crate) fn model_file(name: &str) -> PathBuf {
     root().join("models").join(name)
 }
 
+/// ONNX Runtime's library, where the checkout's own script has installed it.
+pub(crate) fn onnxruntime_of_the_checkout() -> Option<PathBuf> {
+    let names = |folder: &Path| fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let folders = names(&root().join("target/native/lib")).map(|folder| folder.join("site-packages/onnxruntime/capi"));
+    let is_it = |path: &PathBuf| path.to_string_lossy().contains("/libonnxruntime.so.");
+    folders.flat_map(|folder| names(&folder).collect::<Vec<_>>()).find(is_it)
+}
+
 /// The picture that is classified.
 pub(crate) fn picture() -> anyhow::Result<Vec<u8>> {
     let path = model_file("pictures/cat.jpg");
@@ -216,14 +224,14 @@ fn build_tenders() -> anyhow::Result<PathBuf> {
     eprintln!("building the tenders");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let status = Command::new(cargo)
-        .args(["build", "--release", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
+        .args(["build", "--profile", "tender", "-p", "kernlet-tender", "--target", TRIPLE, "--target-dir", "target/static"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root())
         .stdin(Stdio::null())
         .status()
         .context("cargo cannot be run; install Rust from https://rustup.rs")?;
     ensure!(status.success(), "cargo could not build the tenders ({status}); its messages say why");
-    Ok(root().join("target/static").join(TRIPLE).join("release"))
+    Ok(root().join("target/static").join(TRIPLE).join("tender"))
 }
 
 /// The other side of "a process for each request": nothing that a faster language could leave out.

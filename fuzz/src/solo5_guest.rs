@@ -66,7 +66,7 @@ pub fn solo5_guest(data: &[u8]) {
     static HYPERVISOR: OnceLock<Option<Hypervisor>> = OnceLock::new();
     let Some(hypervisor) = HYPERVISOR.get_or_init(|| Hypervisor::open().ok()) else { return };
     let config = Config { memory: 4 << 20, ring: Ring::Three };
-    match Machine::boot(hypervisor, &image, devices, b"fuzz", config) {
+    match Machine::boot(hypervisor, &image, devices, b"fuzz", config, None) {
         Ok(mut machine) => {
             // However it ends; that it does is what counts.
             let _ended = machine.run(&mut Output(0), Some(Instant::now() + TIME));

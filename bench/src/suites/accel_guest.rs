@@ -16,15 +16,15 @@ use kernlet_accel::{
     Config, Cost, Deadline, Done, Operation, Plugin, PluginError, Runtime, Session, host::Sgemm, operation::Task,
 };
 use kernlet_accel_plugins::{Gemm, Noop, default_plugins, load};
-use kernlet_monitor::{Machine, Request, Services, Template};
+use kernlet_monitor::{Machine, Request, Response, Services, Template};
 
 use super::invoke::NoLog;
 use crate::{
     bare::BareKvm,
     native,
-    stats::{Plan, in_turn, timed},
+    stats::{Plan, Times, alone, in_turn, timed},
     table::{Row, Target},
-    workshop::{Image, Workshop, picture},
+    workshop::{Image, Workshop, onnxruntime_of_the_checkout, picture},
 };
 
 /// Operations of one call, less one: what is measured is the difference between two calls.
@@ -82,10 +82,22 @@ pub(super) fn run(workshop: &Workshop) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A plugin whose library the host may have.
+/// A plugin whose library the host may have: where the plugin and the configuration look, and for ONNX Runtime where
+/// `scripts/install-deps.sh --checks` puts it as well.
 pub(super) fn plugin(name: &str) -> Result<Arc<dyn Plugin>, String> {
-    let mut loaded = load(&Config { plugins: vec![name.to_owned()], ..Config::default() });
-    let found = loaded.found.iter().find(|found| found.plugin == name);
+    let config = Config::from_env().map_err(|error| error.to_string())?;
+    let config = Config { plugins: vec![name.to_owned()], ..config };
+    lone(&config).or_else(|why| {
+        let library = (name == "onnxruntime").then(onnxruntime_of_the_checkout).flatten().ok_or(why)?;
+        let libraries = [(name.to_owned(), library)].into();
+        lone(&Config { libraries, ..config })
+    })
+}
+
+/// The one plugin that a configuration names, or why it is not there.
+fn lone(config: &Config) -> Result<Arc<dyn Plugin>, String> {
+    let mut loaded = load(config);
+    let found = loaded.found.iter().find(|found| config.plugins.iter().any(|name| name == found.plugin));
     let why = found.and_then(|found| found.what.as_ref().err()).cloned();
     loaded.plugins.pop().ok_or_else(|| why.unwrap_or_else(|| "there is no such plugin".to_owned()))
 }
@@ -100,8 +112,8 @@ impl Guest {
         Ok(Self(Some(Template::boot(&hypervisor, &unikernel, &config, services, in_a_minute())?.1)))
     }
 
-    /// The time of a request that must be answered by 200, and the answer's bytes that were copied.
-    fn call(&mut self, path: &str, query: &str, body: &[u8]) -> anyhow::Result<(Duration, u64)> {
+    /// The time of a request that must be answered by 200, and its answer.
+    fn call(&mut self, path: &str, query: &str, body: &[u8]) -> anyhow::Result<(Duration, Response)> {
         let machine = self.0.take().context("the machine is gone")?;
         let headers: &[(&str, &[u8])] = &[("content-type", b"application/octet-stream")];
         let request = Request { method: "POST", path, query, headers, body, call_id: "accel" };
@@ -113,7 +125,7 @@ impl Guest {
             response.status,
             String::from_utf8_lossy(&response.body)
         );
-        Ok((time, response.usage.bytes_copied))
+        Ok((time, response))
     }
 
     /// The time of one operation of many: that of a request with `count` more of them than another has.
@@ -121,6 +133,13 @@ impl Guest {
         let (one, _) = self.call(path, &format!("{parameters}&count=1"), b"")?;
         let (many, _) = self.call(path, &format!("{parameters}&count={}", count + 1), b"")?;
         Ok(many.saturating_sub(one) / count)
+    }
+
+    /// The time of one of `count` operations, by the function's own clock.
+    fn by_its_clock(&mut self, path: &str, parameters: &str, count: u32) -> anyhow::Result<Duration> {
+        let (_, response) = self.call(path, &format!("{parameters}&count={count}"), b"")?;
+        let nanos = std::str::from_utf8(&response.body)?.parse().context("the function gave no time")?;
+        Ok(Duration::from_nanos(nanos) / count)
     }
 }
 
@@ -189,7 +208,7 @@ fn payloads(workshop: &Workshop) -> anyhow::Result<Row> {
         let mut through = || guest.per_operation("/payload", &parameters, BATCH);
         let [time] = in_turn(Plan::singly(Duration::from_secs(1)), [&mut through])?;
         times.push((name, time.micros()));
-        copied += guest.call("/payload", &format!("{parameters}&count=1"), b"")?.1;
+        copied += guest.call("/payload", &format!("{parameters}&count=1"), b"")?.1.usage.bytes_copied;
     }
     let row =
         Row::new("accel.payload_guest_bytes_copied", super::classify::count(copied), "bytes", Target::AtMost(0.0));
@@ -213,14 +232,50 @@ fn classify(workshop: &Workshop, name: &'static str, plugins: Vec<Arc<dyn Plugin
         ensure!(classes.len() == 5, "the plugin gave {} classes", classes.len());
         Ok(time)
     };
-    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(12)) };
+    let plan = Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(20)) };
     let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
     let ratio = through.over(&directly);
     let percent = (ratio.median - 1.0) * 100.0;
     Ok(Row::new(name, percent, "%", Target::AtMost(1.0))
+        .summary("way_us", way(workshop, &picture)?.micros())
         .summary("ratio_of_each_pair", ratio)
         .summary("guest_ms", through.millis())
         .summary("native_ms", directly.millis()))
+}
+
+/// Says at once, of every picture, the same.
+#[derive(Debug)]
+struct Sayer;
+
+impl Plugin for Sayer {
+    fn name(&self) -> &'static str {
+        "sayer"
+    }
+
+    fn operations(&self) -> &[Operation] {
+        &[Operation::ImageClassify]
+    }
+
+    fn cost(&self, _: &Task<'_>) -> Cost {
+        Cost::nanos(0)
+    }
+
+    fn run(&self, task: Task<'_>, _: Deadline) -> Result<Done, PluginError> {
+        if let Task::ImageClassify(mut task) = task {
+            task.ranking.fill([(281, 0.5, "tabby"), (282, 0.3, "tiger cat")]);
+        }
+        Ok(Done::default())
+    }
+}
+
+/// The whole request where the plugin takes no time: what a function adds, by itself.
+fn way(workshop: &Workshop, picture: &[u8]) -> anyhow::Result<Times> {
+    let session = Runtime::new(vec![Arc::new(Sayer)]).session();
+    native::register(&session)?;
+    let mut guest = Guest::boot(workshop.classify()?, session)?;
+    alone(Plan { warm_up: 20, ..Plan::singly(Duration::from_secs(1)) }, &mut || {
+        guest.call("/", "", picture).map(|(time, _)| time)
+    })
 }
 
 /// Square matrices of ones.
@@ -252,24 +307,24 @@ impl Ones {
     }
 }
 
-/// The time of one of many, as [`Guest::per_operation`] has it.
+/// The time of one of so many.
 fn per_operation(count: u32, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
-    let (one, ()) = timed(&mut work)?;
-    let (many, ()) = timed(|| (0..=count).try_for_each(|_| work()))?;
-    Ok(many.saturating_sub(one) / count)
+    let (time, ()) = timed(|| (0..count).try_for_each(|_| work()))?;
+    Ok(time / count)
 }
 
 /// By how many percent the product in a guest takes longer than here, one by one and so many at once.
 fn overhead(guest: &mut Guest, session: &Session, size: &Size, at_once: bool) -> anyhow::Result<f64> {
-    let count = ((1024 / size.rows).pow(2) / if at_once { AT_ONCE } else { 1 }).clamp(4, 64);
+    // Some ten milliseconds, so that the pairs are many; and 64 products, so that the two exits to look at the clock are few.
+    let count = (2048 / size.rows).pow(2).clamp(1, 64) / if at_once { AT_ONCE } else { 1 };
     let batch = if at_once { format!("&batch={AT_ONCE}") } else { String::new() };
     let parameters = format!("n={}{batch}", size.rows);
     let mut ones = Ones::new(size.rows);
-    let mut through = || guest.per_operation("/sgemm", &parameters, count);
+    let mut through = || guest.by_its_clock("/sgemm", &parameters, count);
     let mut directly =
         || per_operation(count, || if at_once { ones.multiply_at_once(session) } else { ones.multiply(session) });
-    let plan = Plan { warm_up: 2, ..Plan::singly(Duration::from_secs(3)) };
-    let [through, directly] = in_turn(plan, [&mut through, &mut directly])?;
+    let time = Duration::from_secs(if size.at_once.is_some() { 2 } else { 5 });
+    let [through, directly] = in_turn(Plan { warm_up: 2, ..Plan::singly(time) }, [&mut through, &mut directly])?;
     Ok((through.over(&directly).median - 1.0) * 100.0)
 }
 
@@ -324,16 +379,15 @@ fn after_a_pause(threads: Option<NonZeroUsize>) -> anyhow::Result<f64> {
 /// How fast each plugin multiplies, and how fast the one that the runtime chooses is beside the fastest: the worst of all
 /// sizes.
 fn choice() -> anyhow::Result<Row> {
-    let gemm: Arc<dyn Plugin> = Arc::new(Gemm::new());
-    let openblas = match plugin("openblas") {
-        Ok(plugin) => plugin,
-        Err(why) => {
-            eprintln!("openblas is left out of accel.sgemm_chosen_vs_fastest: {why}");
-            Arc::clone(&gemm)
-        }
-    };
+    let (gemm, openblas): (Arc<dyn Plugin>, _) = (Arc::new(Gemm::new()), plugin("openblas"));
+    let openblas = openblas.unwrap_or_else(|why| {
+        eprintln!("openblas is left out of accel.sgemm_chosen_vs_fastest: {why}");
+        Arc::clone(&gemm)
+    });
     let alone = [&gemm, &openblas].map(|plugin| Runtime::new(vec![Arc::clone(plugin)]).session());
+    let begun = Instant::now();
     let both = Runtime::new(vec![Arc::clone(&gemm), Arc::clone(&openblas)]).session();
+    let calibration = begun.elapsed();
     let mut worst = f64::INFINITY;
     let mut details = Vec::new();
     for size in &SIZES {
@@ -356,7 +410,8 @@ fn choice() -> anyhow::Result<Row> {
             (size.chosen, f64::from(u8::from(is_openblas))),
         ]);
     }
-    let row = Row::new("accel.sgemm_chosen_vs_fastest", worst, "×", Target::None);
+    let row = Row::new("accel.sgemm_chosen_vs_fastest", worst, "×", Target::None)
+        .number("calibration_ms", calibration.as_secs_f64() * 1e3);
     Ok(details.into_iter().flatten().fold(row, |row, (name, value)| row.number(name, value)))
 }
 

@@ -21,6 +21,7 @@ mod onnxruntime;
 mod openblas;
 mod opencl;
 mod rten;
+mod speed;
 mod stack;
 mod vision;
 

@@ -2,7 +2,7 @@
 //! Called by the plugins that have sgemm on the processor. Never copies a matrix, and reads none that BLAS would not.
 
 use kernlet_accel::{
-    Cost, Deadline, Done, Operation, PluginError,
+    Deadline, Done, Operation, PluginError,
     operation::{Matrix, MatrixLayout, MatrixMut, MatrixProduct, Sgemm, Task},
 };
 
@@ -20,44 +20,6 @@ pub(crate) const STEP: Step = Step { products: 1 << 32, rows_min: 256 };
 
 /// The operations that are a product of matrices, whatever a program calls them.
 pub(crate) const OPERATIONS: [Operation; 3] = [Operation::BlasSgemm, Operation::TorchSgemm, Operation::FpgaMmult];
-
-/// How fast products of a size are: from how many multiplications on, and how many are done in a microsecond there.
-///
-/// Both tables of a plugin are medians of one run each of `examples/classify.rs` on two cores of an AMD EPYC with AVX-512, at
-/// 16, 64, 128, 256, 512, 1024 and 2048 rows and columns, a step where the geometric mean of two sizes is. What counts
-/// is how plugins compare: on another processor both tables are wrong by about the same factor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Speed {
-    /// On one thread.
-    pub(crate) one: [u64; 7],
-    /// On two; more are taken for as much more.
-    pub(crate) two: [u64; 7],
-}
-
-/// Multiplications from which on each speed of a table holds: those of 0, 32, 91, 181, 362, 724 and 1448 rows and columns.
-const STEPS: [u64; 7] = [0, 1 << 15, 753_571, 5_929_741, 47_437_928, 379_503_424, 3_036_027_392];
-
-/// What is spent on a product before its first multiplication, in nanoseconds.
-const CALL: Cost = Cost::nanos(50);
-
-impl Speed {
-    /// What a product is expected to take on so many threads.
-    pub(crate) fn cost(&self, task: &Task<'_>, threads: usize) -> Cost {
-        let products = match task {
-            Task::BlasSgemm(task) | Task::TorchSgemm(task) => task.products(),
-            Task::FpgaMmult(task) => (task.size as u64).saturating_pow(3),
-            _ => return Cost::nanos(u64::MAX),
-        };
-        let of_size = |table: &[u64; 7]| {
-            STEPS.iter().zip(table).rev().find(|(from, _)| products >= **from).map_or(0, |(_, speed)| *speed)
-        };
-        let (one, two) = (of_size(&self.one), of_size(&self.two));
-        let threads = threads as u64;
-        // Small products are not worth a second thread, whatever there are.
-        let speed = if threads <= 1 || two <= one { one } else { two.saturating_mul(threads) / 2 };
-        Cost::of_work(CALL, products, speed)
-    }
-}
 
 /// Carries out any of [`OPERATIONS`].
 pub(crate) fn run(

@@ -274,3 +274,27 @@ fn sets_that_cannot_be_stacked_are_run_one_by_one_with_their_own_errors() {
     assert_eq!(error.status(), status::ERANGE, "{}", error.message());
     assert!(error.message().contains("room for 4 bytes and the result takes 8"), "{}", error.message());
 }
+
+#[test]
+fn what_a_batch_gave_is_read_and_its_room_used_again_when_it_has_run() {
+    let session = session();
+    let relu = Resource::from_bytes(onnx::unary("Relu", onnx::FLOAT, &ROWS, &ROWS));
+    let model = Model::load(&session, &relu).unwrap();
+    let mut rooms = [[7.0_f32; 4]; 2];
+    let mut growing = TensorBuf::new();
+    {
+        let [one, other] = &mut rooms;
+        let mut outputs = [[Output::new(one)], [Output::new(other)], [Output::growing(&mut growing)]];
+        for sign in [1.0_f32, -1.0] {
+            let values = [sign, -sign];
+            let inputs = [Input::new(&values, &[1, 2])];
+            let sets = outputs.iter_mut().map(|outputs| (&inputs[..], &mut outputs[..]));
+            model.run_batch(sets).unwrap();
+            for output in outputs.iter().flatten() {
+                assert_eq!((output.dtype(), output.shape(), output.written()), (Dtype::F32, &[1, 2][..], 8));
+            }
+        }
+    }
+    assert_eq!(rooms, [[0.0, 1.0, 7.0, 7.0]; 2]);
+    assert_eq!(growing.bytes(), [0.0_f32, 1.0].as_bytes());
+}

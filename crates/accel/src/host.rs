@@ -473,9 +473,9 @@ impl<'s> Model<'s> {
     ///
     /// # Errors
     /// As [`Model::run`]. [`AccelError::NotBatched`] for a model of another framework.
-    pub fn run_batch<'a>(
+    pub fn run_batch<'a, 'o: 'a>(
         &self,
-        sets: impl IntoIterator<Item = (&'a [Input<'a>], &'a mut [Output<'a>])>,
+        sets: impl IntoIterator<Item = (&'a [Input<'a>], &'a mut [Output<'o>])>,
     ) -> Result<Report, AccelError> {
         if self.framework != Framework::Onnx {
             return Err(AccelError::NotBatched { operation: self.operation().name() });

@@ -24,6 +24,11 @@ pub trait Plugin: Send + Sync + Debug {
     /// Called for each task where there is a choice, so it has to be a matter of nanoseconds.
     fn cost(&self, task: &Task<'_>) -> Cost;
 
+    /// Finds out what its operations take on this host, so that [`Plugin::cost`] can say it. Called when a runtime is made in
+    /// which another plugin has one of its operations too, so that it may take some milliseconds; once is enough. A plugin
+    /// that knows by itself has nothing to do.
+    fn calibrate(&self) {}
+
     /// What it is, for callers who ask for a kind.
     fn kinds(&self) -> Kinds {
         Kinds::CPU | Kinds::SOFTWARE

@@ -37,7 +37,7 @@ pub struct Absent {
 
 impl Runtime {
     /// A runtime with these plugins. Where several have an operation, the cheapest for the task gets it, and of equally
-    /// cheap ones the first.
+    /// cheap ones the first. Plugins that share an operation find out now what it takes here ([`Plugin::calibrate`]).
     #[must_use]
     pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
         Self::with_absent(plugins, Vec::new())
@@ -46,7 +46,23 @@ impl Runtime {
     /// The same, which also knows of plugins that are not there.
     #[must_use]
     pub fn with_absent(plugins: Vec<Arc<dyn Plugin>>, absent: Vec<Absent>) -> Self {
-        Self { plugins: plugins.into(), absent: absent.into() }
+        let this = Self { plugins: plugins.into(), absent: absent.into() };
+        this.calibrate();
+        this
+    }
+
+    /// Lets the plugins that are to be compared find out what they cost. One that breaks down over it is compared as it is.
+    fn calibrate(&self) {
+        for plugin in self.plugins.iter() {
+            let shares = |operation: &Operation| {
+                self.plugins.iter().filter(|other| other.operations().contains(operation)).nth(1).is_some()
+            };
+            if plugin.operations().iter().any(shares)
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| plugin.calibrate()))
+            {
+                tracing::warn!(plugin = plugin.name(), panic = panic_text(&*panic), "a plugin cannot tell its speed");
+            }
+        }
     }
 
     /// A session for one function, without resources, with the default quota.

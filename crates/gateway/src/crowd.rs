@@ -2,16 +2,10 @@
 //! request for longest. The server asks for each connection.
 //! It never takes the place of a client whose request is under way.
 
-use crate::body::Body;
-use crate::link::LinkError;
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustix::process::{Resource, getrlimit};
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -100,7 +94,7 @@ impl Guest {
     }
 
     /// Waits until another client needs the place. For ever where a request came in just then: it is answered, and its
-    /// connection is one more than there should be for as long.
+    /// connection is one more than there should be from then on.
     pub(crate) async fn has_to_go(&self) {
         self.seat.has_to_go.notified().await;
         if self.seat.waits_since.load(Ordering::Relaxed) == BUSY {
@@ -133,44 +127,13 @@ fn micros_since(moment: Instant) -> u64 {
     u64::try_from(moment.elapsed().as_micros()).unwrap_or(BUSY - 1)
 }
 
-/// An answer's body, which is gone when the answer has been sent.
-#[derive(Debug)]
-pub(crate) struct Attended {
-    body: Body,
-    _visit: Visit,
-}
-
-impl Attended {
-    /// The visit ends with the body.
-    pub(crate) fn new(body: Body, visit: Visit) -> Attended {
-        Attended { body, _visit: visit }
-    }
-}
-
-impl HttpBody for Attended {
-    type Data = Bytes;
-    type Error = LinkError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, LinkError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
     use super::*;
     use std::future::Future as _;
     use std::pin::pin;
-    use std::task::Waker;
+    use std::task::{Context, Waker};
 
     fn has_to_go(guest: &Guest) -> bool {
         pin!(guest.has_to_go()).poll(&mut Context::from_waker(Waker::noop())).is_ready()

@@ -82,7 +82,7 @@ impl Identity {
 
 /// The key of a function by its unchecked names: one that cannot exist is merely never found.
 pub(crate) fn key(name: &str, namespace: &str) -> String {
-    format!("{name}.{namespace}")
+    [name, ".", namespace].concat()
 }
 
 /// Checks everything and says how the function is to be run.

@@ -13,6 +13,7 @@ mod agents;
 mod answer;
 mod auth;
 mod body;
+mod client;
 mod confine;
 mod crowd;
 mod deploy;

@@ -10,17 +10,17 @@ mod outgoing;
 
 pub(crate) use answer::Answer;
 
-use crate::body::Upload;
+use crate::body::{Upload, UploadError};
 use crate::event_loop;
 use bytes::{Buf as _, BytesMut};
-use http::{Method, Request, Response};
-use kernlet_http1::{BadChunk, BadHead, ResponseHead};
+use kernlet_http1::{AnswerHead, BadChunk, BadHead};
 use outgoing::{Outgoing, Unsent};
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -66,7 +66,16 @@ pub(crate) enum LinkError {
     Chunks(#[source] BadChunk),
     /// The client's request broke off.
     #[error("The request's body broke off")]
-    Upload(#[source] hyper::Error),
+    Upload(#[source] UploadError),
+}
+
+/// The head of a request, but for how its body is framed.
+pub(crate) trait Request {
+    /// Its method.
+    fn method(&self) -> &str;
+
+    /// Writes its first line and its fields.
+    fn write_head(&self, text: &mut Vec<u8>);
 }
 
 /// The connections to one watchdog's socket.
@@ -113,38 +122,33 @@ impl Link {
         &self.socket
     }
 
-    /// Sends a request and returns its response: whole where it came at once, else its head with the body to come.
-    pub(crate) async fn send(&self, request: Request<Upload>) -> Result<Response<Answer>, LinkError> {
-        let (head, upload) = request.into_parts();
-        let to_head = head.method == Method::HEAD;
+    /// Sends a request and returns its response, whose head `head` then is: whole where it came at once, else to come. Where
+    /// the request is put on a new connection, which nobody may take yet, `waits` says so from then on.
+    pub(crate) async fn send<'a>(
+        &self,
+        request: &impl Request,
+        upload: Upload<'a>,
+        head: &mut AnswerHead,
+        waits: &AtomicBool,
+    ) -> Result<Answer<'a>, LinkError> {
+        let to_head = request.method() == "HEAD";
         let mut idle = self.take_usable().await;
         let memory = idle.as_mut().map(|connection| std::mem::take(&mut connection.memory));
-        let mut outgoing = Outgoing::new(&head, upload, memory.unwrap_or_default());
+        let mut outgoing = Outgoing::new(request, upload, memory.unwrap_or_default());
         while let Some(mut connection) = idle {
-            if let Ok(response) = connection.exchange(&mut outgoing, to_head).await? {
-                return self.answer(response, connection, outgoing);
+            if connection.exchange(&mut outgoing, head, to_head).await?.is_ok() {
+                return Ok(Answer::new(head, connection, outgoing, &self.idle));
             }
             // The watchdog had closed this idle connection; nothing of the request was sent.
             idle = self.take_usable().await;
         }
+        waits.store(true, Ordering::Relaxed);
         outgoing.goes_nowhere_else();
         let mut connection = self.connect().await?;
-        match connection.exchange(&mut outgoing, to_head).await? {
-            Ok(response) => self.answer(response, connection, outgoing),
+        match connection.exchange(&mut outgoing, head, to_head).await? {
+            Ok(()) => Ok(Answer::new(head, connection, outgoing, &self.idle)),
             Err(Unsent) => Err(LinkError::CutShort),
         }
-    }
-
-    fn answer(
-        &self,
-        head: ResponseHead,
-        connection: Connection,
-        outgoing: Outgoing,
-    ) -> Result<Response<Answer>, LinkError> {
-        let ResponseHead { status, headers, body, persists, .. } = head;
-        let mut response = Response::new(Answer::new(body, persists, connection, outgoing, &self.idle));
-        (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        Ok(response)
     }
 
     /// An idle connection that the watchdog has not closed: it has nothing to say before it is asked.
@@ -204,9 +208,10 @@ impl Connection {
     /// Sends a request and reads the head of its response, after which the request may go on.
     async fn exchange(
         &mut self,
-        outgoing: &mut Outgoing,
+        outgoing: &mut Outgoing<'_>,
+        head: &mut AnswerHead,
         to_head: bool,
-    ) -> Result<Result<ResponseHead, Unsent>, LinkError> {
+    ) -> Result<Result<(), Unsent>, LinkError> {
         let (mut sending, mut seen) = (true, 0);
         poll_fn(|cx| {
             if sending && let Poll::Ready(sent) = outgoing.poll_send(&mut self.stream, cx)? {
@@ -219,26 +224,27 @@ impl Connection {
             if !outgoing.has_begun() {
                 return Poll::Pending;
             }
-            self.poll_head(&mut seen, to_head, cx).map(|head| head.map(Ok))
+            self.poll_head(head, &mut seen, to_head, cx).map(|read| read.map(Ok))
         })
         .await
     }
 
     fn poll_head(
         &mut self,
+        head: &mut AnswerHead,
         seen: &mut usize,
         to_head: bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<ResponseHead, LinkError>> {
+    ) -> Poll<Result<(), LinkError>> {
         loop {
             if self.buffer.len() > *seen
-                && let Some(head) = ResponseHead::read(&self.buffer, *seen, to_head).map_err(LinkError::Head)?
+                && let Some(length) = head.read(&self.buffer, *seen, to_head).map_err(LinkError::Head)?
             {
-                self.drop_read(head.length);
+                self.drop_read(length);
                 *seen = 0;
                 // Else it is about the request's way, and the answer is still to come.
-                if !head.status.is_informational() {
-                    return Poll::Ready(Ok(head));
+                if !head.status().is_informational() {
+                    return Poll::Ready(Ok(()));
                 }
             }
             *seen = self.buffer.len();
@@ -295,8 +301,7 @@ impl Pool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
     use super::*;
-    use http_body::Body as _;
-    use http_body_util::BodyExt as _;
+    use kernlet_http1::BodyLength;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::UnixListener;
 
@@ -311,10 +316,26 @@ mod tests {
         (listener, stream)
     }
 
+    struct Get;
+
+    impl Request for Get {
+        fn method(&self) -> &'static str {
+            "GET"
+        }
+
+        fn write_head(&self, text: &mut Vec<u8>) {
+            text.extend_from_slice(b"GET / HTTP/1.1\r\nhost: a\r\n");
+        }
+    }
+
+    async fn send(link: &Link) -> Result<Answer<'static>, LinkError> {
+        link.send(&Get, Upload::none(), &mut AnswerHead::default(), &AtomicBool::default()).await
+    }
+
     async fn call(link: &Link) {
-        let request = Request::get("/").header(http::header::HOST, "a").body(Upload::none()).unwrap();
-        let body = link.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body, "hi");
+        let mut answer = send(link).await.unwrap();
+        assert_eq!(answer.data().await.unwrap().unwrap(), "hi");
+        assert!(answer.data().await.is_none());
     }
 
     /// Waits until the one idle connection is in this state.
@@ -363,15 +384,14 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
             stream
         });
-        let request = Request::get("/").header(http::header::HOST, "a").body(Upload::none()).unwrap();
-        let mut body = link.send(request).await.unwrap().into_body();
+        let mut answer = send(&link).await.unwrap();
         assert!(lock(&link.idle).idle.is_empty());
-        assert_eq!(body.size_hint().exact(), Some(4));
+        assert_eq!(answer.length(), BodyLength::Known(4));
         let mut stream = server.await.unwrap();
-        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!((first.as_ref(), body.is_end_stream()), (&b"ab"[..], false));
+        assert_eq!(answer.data().await.unwrap().unwrap(), "ab");
+        assert_eq!(answer.length(), BodyLength::Known(2));
         stream.write_all(b"cd").await.unwrap();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "cd");
+        assert_eq!(answer.data().await.unwrap().unwrap(), "cd");
         assert_eq!(lock(&link.idle).idle.len(), 1);
     }
 
@@ -391,7 +411,6 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_nobody_holds_is_an_error_of_connecting() {
         let link = Link::new("/nosuch/socket".into());
-        let request = Request::get("/").body(Upload::none()).unwrap();
-        assert!(matches!(link.send(request).await, Err(LinkError::Connect(_))));
+        assert!(matches!(send(&link).await, Err(LinkError::Connect(_))));
     }
 }

@@ -4,9 +4,8 @@
 
 use crate::admission::{Admission, Refused, Seat, Share};
 use crate::function::Function;
-use crate::headers::USAGE;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use kernlet_meter::{Kind, Requests, Series, Text, UsageRecord, UsageTotals};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,11 +41,10 @@ impl Account {
         &self.started
     }
 
-    /// An invocation has its answer. What it used goes on to the client only where that was asked for.
-    pub(crate) fn answered(&self, status: StatusCode, headers: &mut HeaderMap, took: Duration, wanted: bool) {
+    /// An invocation has its answer, and maybe a record of what it used.
+    pub(crate) fn answered(&self, status: StatusCode, took: Duration, usage: Option<&[u8]>) {
         self.answers.add(status.as_u16(), took);
-        let usage = if wanted { headers.get(&USAGE).cloned() } else { headers.remove(&USAGE) };
-        if let Some(usage) = usage.as_ref().and_then(|usage| usage.to_str().ok()) {
+        if let Some(usage) = usage.and_then(|usage| str::from_utf8(usage).ok()) {
             self.usage.add(&UsageRecord::parse(usage));
         }
     }
@@ -93,21 +91,19 @@ pub(crate) fn expose(functions: &[Arc<Function>]) -> Bytes {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
     use super::*;
-    use http::HeaderValue;
 
     #[test]
-    fn what_an_invocation_used_is_added_and_shown_to_who_asked_only() {
+    fn what_an_invocation_used_is_added_to_what_its_function_did() {
         let account = Account::new(&Admission::new(None));
-        for (wanted, left) in [(true, 1), (false, 0)] {
-            let mut headers = HeaderMap::new();
-            headers.insert(USAGE, HeaderValue::from_static("wall=5, cpu=3, exits=1, pages=2, in=7, out=8"));
-            account.answered(StatusCode::OK, &mut headers, Duration::from_millis(1), wanted);
-            assert_eq!(headers.len(), left);
+        for _ in 0..2 {
+            let usage = &b"wall=5, cpu=3, exits=1, pages=2, in=7, out=8"[..];
+            account.answered(StatusCode::OK, Duration::from_millis(1), Some(usage));
         }
-        account.answered(StatusCode::BAD_GATEWAY, &mut HeaderMap::new(), Duration::ZERO, true);
+        account.answered(StatusCode::BAD_GATEWAY, Duration::ZERO, None);
+        account.answered(StatusCode::BAD_GATEWAY, Duration::ZERO, Some(b"\xff"));
         let sums = account.usage.sums();
         assert_eq!((sums.wall, sums.cpu, sums.exits, sums.bytes_out), (10, 6, 2, 16));
         let counts: Vec<_> = account.answers.series().iter().map(|(code, series)| (*code, series.count)).collect();
-        assert_eq!(counts, [(200, 2), (502, 1)]);
+        assert_eq!(counts, [(200, 2), (502, 2)]);
     }
 }

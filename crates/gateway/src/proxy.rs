@@ -5,21 +5,24 @@
 use crate::Context;
 use crate::admission::Refused;
 use crate::answer::{self, chain};
-use crate::body::{Body, Upload};
+use crate::body::{Body, Progress, Upload};
+use crate::client::Desk;
 use crate::function::{Function, LeaseError, TIMEOUT_MARGIN};
-use crate::headers::{self, Client, Marks, TIMING, USAGE};
-use crate::link::{Answer, LinkError};
+use crate::headers::{self, Client, Marks, USAGE};
+use crate::link::{self, Answer, LinkError};
 use crate::replica::{Failure, Lease};
 use crate::route::Target;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use kernlet_http1::RequestHead;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// What a function can be called with.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -52,8 +55,6 @@ enum Why {
     Stalled,
     #[error("got only a part of this request's body before it broke off: send it again")]
     Aborted,
-    #[error("cannot be given this path")]
-    Path(#[source] http::uri::InvalidUri),
 }
 
 impl Why {
@@ -63,7 +64,7 @@ impl Why {
             Why::Died(_) | Why::Broken(_) => StatusCode::BAD_GATEWAY,
             Why::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Why::Stalled => StatusCode::REQUEST_TIMEOUT,
-            Why::Aborted | Why::Path(_) => StatusCode::BAD_REQUEST,
+            Why::Aborted => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -79,7 +80,7 @@ impl Why {
         }
     }
 
-    fn into_answer(self, function: &Function) -> Response<Body> {
+    fn into_answer(self, function: &Function) -> Response<Body<'static>> {
         let mut message = format!("function {} {}", function.full_name(), chain(&self));
         if self.status().is_server_error() {
             message = format!("{message}. See \"{}\"", function.log_command());
@@ -93,68 +94,114 @@ impl Why {
 }
 
 /// Marks an answer that the platform made and no function.
-fn own(mut answer: Response<Body>) -> Response<Body> {
+fn own(mut answer: Response<Body<'static>>) -> Response<Body<'static>> {
     answer.headers_mut().insert(answer::INTERNAL, HeaderValue::from_static("gateway"));
     answer
 }
 
-/// Invokes a function.
-pub(crate) async fn invoke(
-    context: &Context,
-    client: &Client,
-    target: Target<'_>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let began = Instant::now();
-    let marks = Marks::new(request.headers());
-    let mut answer = if is_allowed(request.method()) {
-        Invocation { context, client, target, marks: &marks, began }.run(request).await
-    } else {
-        drop(Upload::new(request.into_body()));
-        own(answer::wrong_method(METHODS))
-    };
-    headers::sign(answer.headers_mut(), &marks);
-    answer
+/// An invocation, as the client asks for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Invocation<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) client: &'a Client,
+    pub(crate) request: &'a RequestHead,
+    pub(crate) target: Target<'a>,
+    /// Behind the path.
+    pub(crate) query: Option<&'a str>,
+    pub(crate) progress: &'a Progress,
 }
 
-fn is_allowed(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS
-    )
+fn is_allowed(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS")
 }
 
-struct Invocation<'a> {
-    context: &'a Context,
-    client: &'a Client,
-    target: Target<'a>,
-    marks: &'a Marks,
-    began: Instant,
+/// What the watchdog gets.
+struct Forwarded<'a> {
+    invocation: &'a Invocation<'a>,
+    marks: &'a Marks<'a>,
+    function: &'a str,
 }
 
-impl Invocation<'_> {
-    async fn run(&self, request: Request<Incoming>) -> Response<Body> {
-        let request = request.map(Upload::new);
-        loop {
+impl link::Request for Forwarded<'_> {
+    fn method(&self) -> &str {
+        self.invocation.request.method()
+    }
+
+    fn write_head(&self, text: &mut Vec<u8>) {
+        let Invocation { request, target, query, client, .. } = self.invocation;
+        text.extend_from_slice(request.method().as_bytes());
+        text.push(b' ');
+        write_target(text, target.path, *query);
+        text.extend_from_slice(b" HTTP/1.1\r\n");
+        headers::forward_request(text, request, self.marks, client, self.function);
+    }
+}
+
+/// The path and query that the function gets: the client's own, byte for byte, behind the function's name.
+fn write_target(text: &mut Vec<u8>, path: &str, query: Option<&str>) {
+    text.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
+    if let Some(query) = query {
+        text.push(b'?');
+        text.extend_from_slice(query.as_bytes());
+    }
+}
+
+impl<'a> Invocation<'a> {
+    /// Invokes the function. The head of the answer is the desk's reply, its body is returned.
+    pub(crate) async fn run(&self, upload: Upload<'a>, desk: &mut Desk) -> Body<'a> {
+        let marks = Marks::new(self.request);
+        let answer = if is_allowed(self.request.method()) {
+            match self.call(&marks, upload, desk).await {
+                Ok(body) => return body,
+                Err(answer) => answer,
+            }
+        } else {
+            own(answer::wrong_method(METHODS))
+        };
+        let (head, body) = answer.into_parts();
+        desk.reply.fill(head.status, &head.headers);
+        headers::sign(&mut desk.reply, &marks);
+        body
+    }
+
+    /// The function's answer, or ours.
+    async fn call(
+        &self,
+        marks: &Marks<'_>,
+        upload: Upload<'a>,
+        desk: &mut Desk,
+    ) -> Result<Body<'a>, Response<Body<'static>>> {
+        let (function, leased) = loop {
             let function = match self.context.functions.find(self.target.name, self.target.namespace) {
                 Ok(function) => function,
-                Err(error) => return own(answer::text(StatusCode::NOT_FOUND, chain(&error))),
+                Err(error) => return Err(own(answer::text(StatusCode::NOT_FOUND, chain(&error)))),
             };
-            let asked = request.headers().contains_key(USAGE);
-            let answered = match function.lease() {
-                Ok(lease) => {
-                    function.account().started().fetch_add(1, Ordering::Relaxed);
-                    self.pass_on(&function, lease, request).await
-                }
+            match function.lease() {
                 // A newer deployment took its place between the two statements above, or the function is gone.
-                Err(LeaseError::Retired) => continue,
-                Err(LeaseError::Failing(failure)) => Err(Why::Failing(failure)),
-                Err(LeaseError::Full(refused)) => Err(Why::Overload(refused)),
-                Err(error @ LeaseError::Start(_)) => Err(Why::Start(error)),
-            };
-            let mut answer = answered.unwrap_or_else(|why| why.into_answer(&function));
-            function.account().answered(answer.status(), answer.headers_mut(), self.began.elapsed(), asked);
-            return answer;
+                Err(LeaseError::Retired) => {}
+                leased => break (function, leased),
+            }
+        };
+        let answered = match leased {
+            Ok(lease) => {
+                function.account().started().fetch_add(1, Ordering::Relaxed);
+                self.pass_on(&function, lease, marks, upload, desk).await
+            }
+            Err(LeaseError::Failing(failure)) => Err(Why::Failing(failure)),
+            Err(LeaseError::Full(refused)) => Err(Why::Overload(refused)),
+            Err(error @ (LeaseError::Start(_) | LeaseError::Retired)) => Err(Why::Start(error)),
+        };
+        let took = self.progress.start().elapsed();
+        match answered {
+            Ok(body) => {
+                function.account().answered(desk.reply.status(), took, desk.answer.fields().get(USAGE));
+                Ok(body)
+            }
+            Err(why) => {
+                let answer = why.into_answer(&function);
+                function.account().answered(answer.status(), took, None);
+                Err(answer)
+            }
         }
     }
 
@@ -162,72 +209,61 @@ impl Invocation<'_> {
         &self,
         function: &Function,
         lease: Lease,
-        request: Request<Upload>,
-    ) -> Result<Response<Body>, Why> {
-        let (mut head, upload) = request.into_parts();
-        let timed = head.headers.contains_key(TIMING);
-        let request_type = head.headers.get(CONTENT_TYPE).cloned();
-        headers::forward_request(&mut head.headers, self.marks, self.client, function.full_name());
-        head.uri = uri(self.target.path, head.uri.query()).map_err(Why::Path)?;
-        head.version = http::Version::HTTP_11;
-        head.extensions.clear();
-
+        marks: &Marks<'_>,
+        upload: Upload<'a>,
+        desk: &mut Desk,
+    ) -> Result<Body<'a>, Why> {
         let sent = Instant::now();
-        let response = exchange(function.upstream_timeout(), &lease, Request::from_parts(head, upload)).await?;
-        let round_trip = sent.elapsed();
-
-        let (mut head, answer) = response.into_parts();
-        headers::forward_response(head.status, &mut head.headers, request_type);
-        if timed {
-            headers::append_timing(&mut head.headers, self.began.elapsed().saturating_sub(round_trip));
-        }
-        let body = match answer {
+        let answer = self.exchange(function, &lease, marks, upload, desk).await?;
+        let own_time = || self.progress.start().elapsed().saturating_sub(sent.elapsed());
+        headers::forward_response(&mut desk.reply, &desk.answer, self.request, marks, own_time);
+        Ok(match answer {
             Answer::Whole(data) => Body::Whole(data),
             answer @ Answer::Coming(_) => Body::Watchdog { answer, _lease: lease },
-        };
-        Ok(Response::from_parts(head, body))
+        })
     }
-}
 
-/// The path and query that the function gets: the client's own, byte for byte, behind the function's name.
-fn uri(path: &str, query: Option<&str>) -> Result<Uri, http::uri::InvalidUri> {
-    let path = if path.is_empty() { "/" } else { path };
-    let whole = match query {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}"))?,
-        None => PathAndQuery::try_from(path)?,
-    };
-    Ok(Uri::from(whole))
-}
-
-/// Sends the request and waits for the response's head, for the process's failure, or for the end of the time.
-async fn exchange(limit: Option<Duration>, lease: &Lease, request: Request<Upload>) -> Result<Response<Answer>, Why> {
-    let progress = request.body().progress();
-    let sending = lease.link().send(request);
-    tokio::pin!(sending);
-    let answer = loop {
-        // The function's time counts from the last byte that it took; a client's pauses are the client's.
-        let clients_turn = progress.client_owes();
-        let allowed = if clients_turn { Some(UPLOAD_PAUSE) } else { limit };
-        // Without a limit it still looks up from time to time, since the turn may have become the client's.
-        let deadline = allowed.map_or_else(|| Instant::now() + UPLOAD_PAUSE, |allowed| progress.latest() + allowed);
-        tokio::select! {
-            biased;
-            answer = &mut sending => break answer,
-            failure = lease.failure() => match timeout(LAST_ANSWER, &mut sending).await {
-                Ok(answer) => break answer,
-                Err(_) => return Err(Why::Failing(failure)),
-            },
-            () = progress.became_whole() => {}
-            () = sleep_until(deadline) => {}
+    /// Sends the request and waits for the response's head, for the process's failure, or for the end of the time.
+    async fn exchange(
+        &self,
+        function: &Function,
+        lease: &Lease,
+        marks: &Marks<'_>,
+        upload: Upload<'a>,
+        desk: &mut Desk,
+    ) -> Result<Answer<'a>, Why> {
+        let (limit, progress) = (function.upstream_timeout(), self.progress);
+        let request = Forwarded { invocation: self, marks, function: function.full_name() };
+        let waits = AtomicBool::new(false);
+        let Desk { answer: head, alarm, .. } = desk;
+        let mut sending = pin!(lease.link().send(&request, upload, head, &waits));
+        let mut failing = pin!(lease.failure());
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(answer) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            // A process that has taken the connection ends it when it dies; only one that never does has to be explained.
+            if waits.load(Ordering::Relaxed)
+                && let Poll::Ready(failure) = failing.as_mut().poll(cx)
+            {
+                return Poll::Ready(Err(Why::Failing(failure)));
+            }
+            // The function's time counts from the last byte that it took; a client's pauses are the client's.
+            let clients_turn = progress.client_owes();
+            let Some(allowed) = (if clients_turn { Some(UPLOAD_PAUSE) } else { limit }) else { return Poll::Pending };
+            alarm
+                .poll_until(progress.latest() + allowed, cx)
+                .map(|()| Err(if clients_turn { Why::Stalled } else { Why::Timeout(allowed) }))
+        });
+        let answer = match ended.await {
+            Ok(answer) => answer,
+            Err(why @ Why::Failing(_)) => timeout(LAST_ANSWER, sending).await.map_err(|_| why)?,
+            Err(why) => return Err(why),
+        };
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(explain(lease, error).await),
         }
-        let same_turn = progress.client_owes() == clients_turn;
-        if let Some(limit) = allowed.filter(|allowed| same_turn && progress.latest().elapsed() >= *allowed) {
-            return Err(if clients_turn { Why::Stalled } else { Why::Timeout(limit) });
-        }
-    };
-    match answer {
-        Ok(response) => Ok(response),
-        Err(error) => Err(explain(lease, error).await),
     }
 }
 
@@ -249,10 +285,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn target(path: &str, query: Option<&str>) -> String {
+        let mut text = Vec::new();
+        write_target(&mut text, path, query);
+        String::from_utf8(text).unwrap()
+    }
+
     #[test]
     fn an_empty_path_is_the_root() {
-        assert_eq!(uri("", None).unwrap(), "/");
-        assert_eq!(uri("", Some("a=1")).unwrap(), "/?a=1");
+        assert_eq!((target("", None), target("", Some("a=1"))), ("/".to_owned(), "/?a=1".to_owned()));
     }
 
     #[test]
@@ -278,7 +319,7 @@ mod tests {
     proptest! {
         #[test]
         fn path_and_query_pass_byte_for_byte(path in "(/[!$&-;=@-Z_a-z~%]{0,8}){1,4}", query in proptest::option::of("[!$&-;=?@-Z_a-z~%]{0,16}")) {
-            let passed = uri(&path, query.as_deref()).unwrap();
+            let passed: http::Uri = target(&path, query.as_deref()).parse().unwrap();
             prop_assert_eq!(passed.path(), path);
             prop_assert_eq!(passed.query(), query.as_deref());
         }

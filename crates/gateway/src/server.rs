@@ -4,33 +4,25 @@
 
 use crate::Context;
 use crate::answer;
-use crate::body::{Body, Upload};
-use crate::crowd::{Attended, Crowd};
+use crate::body::{Body, Progress, Upload};
+use crate::client::{self, Desk};
+use crate::crowd::Crowd;
 use crate::event_loop::{Accepted, Arrivals, EventLoops};
 use crate::headers::Client;
 use crate::metrics;
-use crate::proxy;
+use crate::proxy::Invocation;
 use crate::route::Route;
 use crate::system;
-use http::header::{HeaderValue, WWW_AUTHENTICATE};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use std::convert::Infallible;
+use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, Request, Response, StatusCode, Uri};
+use kernlet_http1::RequestHead;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-/// Longest request head, in bytes: OpenFaaS's own limit.
-const HEAD_MAX: usize = 1024 * 1024;
-/// How long a connection may take to send a request's head, or stay idle between two requests.
-const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Pause after a connection could not be accepted: the process has no descriptors left, and gets some back as
 /// connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,25 +66,25 @@ pub(crate) async fn serve(listener: TcpListener, loops: Arc<EventLoops>, mut sto
 
 /// Serves the connections of one event loop until the gateway is told to stop, then the requests under way.
 pub(crate) async fn serve_connections(mut arrivals: Arrivals, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
-    let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_MAX);
+    // Every connection holds a sender as long as it lasts.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
         tokio::select! {
             biased;
             arrived = arrivals.next() => match arrived {
-                Some(accepted) => serve_connection(&http, accepted, &context, &graceful),
+                Some(accepted) => serve_connection(accepted, &context, open.clone()),
                 None => return,
             },
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
-    if timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    drop(open);
+    if timeout(DRAIN, all_closed.recv()).await.is_err() {
         tracing::warn!("Requests still under way after {DRAIN:?} are cut off");
     }
 }
 
-fn serve_connection(http: &http1::Builder, accepted: Accepted, context: &Arc<Context>, graceful: &GracefulShutdown) {
+fn serve_connection(accepted: Accepted, context: &Arc<Context>, open: mpsc::Sender<()>) {
     let Accepted { stream, peer, guest, place } = accepted;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "A connection keeps small packets waiting");
@@ -100,23 +92,10 @@ fn serve_connection(http: &http1::Builder, accepted: Accepted, context: &Arc<Con
     if let Err(error) = let_go_when_unread(&stream, UNREAD) {
         tracing::debug!(%error, "A client that goes without a word is noticed late");
     }
-    let (context, seat, client) = (Arc::clone(context), guest.seat(), Arc::new(Client::new(peer.ip())));
-    let service = service_fn(move |request| {
-        let (context, visit, client) = (Arc::clone(&context), seat.visit(), Arc::clone(&client));
-        async move {
-            let answer = answer(&context, &client, request).await;
-            Ok::<_, Infallible>(answer.map(|body| Attended::new(body, visit)))
-        }
-    });
-    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+    let context = Arc::clone(context);
     tokio::spawn(async move {
-        let _place = place;
-        tokio::select! {
-            ended = connection => if let Err(error) = ended {
-                tracing::debug!(%error, %peer, "A connection ended early");
-            },
-            () = guest.has_to_go() => tracing::debug!(%peer, "A connection without a request made room for another"),
-        }
+        client::serve(stream, &Client::new(peer.ip()), &guest, &context).await;
+        drop((place, open));
     });
 }
 
@@ -130,24 +109,56 @@ async fn send_away(mut stream: TcpStream) {
     let _ = timeout(Duration::from_secs(1), stream.write_all(CROWDED)).await;
 }
 
-async fn answer(context: &Arc<Context>, client: &Client, request: Request<Incoming>) -> Response<Body> {
-    let uri = request.uri().clone();
-    match Route::parse(uri.path()) {
-        Route::Invoke(target) => proxy::invoke(context, client, target, request).await,
-        Route::Health => open_page(request, ""),
+/// Answers a request: the head of the answer is the desk's reply, its body is returned.
+pub(crate) async fn answer<'a>(
+    context: &'a Arc<Context>,
+    client: &'a Client,
+    head: &'a RequestHead,
+    uri: &'a Uri,
+    (upload, progress): (Upload<'a>, &'a Progress),
+    desk: &mut Desk,
+) -> Body<'a> {
+    let (path, query) = head.plain_target().unwrap_or((uri.path(), uri.query()));
+    let route = Route::parse(path);
+    if let Route::Invoke(target) = route {
+        return Invocation { context, client, request: head, target, query, progress }.run(upload, desk).await;
+    }
+    let answer = match to_request(head, upload) {
+        Some(request) => answer_own(context, route, request).await,
+        None => answer::text(StatusCode::BAD_REQUEST, "The request cannot be understood: its target is no URI"),
+    };
+    let (head, body) = answer.into_parts();
+    desk.reply.fill(head.status, &head.headers);
+    body
+}
+
+/// A request as everything but the invocation of functions takes it.
+fn to_request<'a>(head: &RequestHead, upload: Upload<'a>) -> Option<Request<Upload<'a>>> {
+    let mut request = Request::new(upload);
+    *request.method_mut() = head.method().parse().ok()?;
+    *request.uri_mut() = head.target().parse().ok()?;
+    for (name, value) in head.fields().iter() {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        request.headers_mut().append(name, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(request)
+}
+
+/// Answers a request that is not for a function.
+async fn answer_own(context: &Arc<Context>, route: Route<'_>, request: Request<Upload<'_>>) -> Response<Body<'static>> {
+    match route {
+        Route::Health => open_page(&request, ""),
         Route::Metrics => open_metrics(context, &request),
-        Route::Home => open_page(request, HOME),
-        Route::Unknown => {
-            drop(Upload::new(request.into_body()));
+        Route::Home => open_page(&request, HOME),
+        Route::Unknown | Route::Invoke(_) => {
             let message = format!(
                 "There is nothing at {}: functions are at /function/NAME, the platform's calls under /system",
-                uri.path()
+                request.uri().path()
             );
             answer::text(StatusCode::NOT_FOUND, message)
         }
         system if context.credentials.admit(request.headers()) => system::handle(context, system, request).await,
         _ => {
-            drop(Upload::new(request.into_body()));
             let mut answer = answer::text(StatusCode::UNAUTHORIZED, "invalid credentials");
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Restricted\""));
             answer
@@ -156,21 +167,18 @@ async fn answer(context: &Arc<Context>, client: &Client, request: Request<Incomi
 }
 
 /// As in OpenFaaS, whose Prometheus has no credentials.
-fn open_metrics(context: &Context, request: &Request<Incoming>) -> Response<Body> {
+fn open_metrics(context: &Context, request: &Request<Upload<'_>>) -> Response<Body<'static>> {
     match *request.method() {
         Method::GET | Method::HEAD => answer::metrics(metrics::expose(&context.functions.all())),
         _ => answer::wrong_method("GET, HEAD"),
     }
 }
 
-fn open_page(request: Request<Incoming>, text: &str) -> Response<Body> {
+fn open_page(request: &Request<Upload<'_>>, text: &str) -> Response<Body<'static>> {
     match *request.method() {
         Method::GET | Method::HEAD if text.is_empty() => answer::empty(StatusCode::OK),
         Method::GET | Method::HEAD => answer::text(StatusCode::OK, text),
-        _ => {
-            drop(Upload::new(request.into_body()));
-            answer::wrong_method("GET, HEAD")
-        }
+        _ => answer::wrong_method("GET, HEAD"),
     }
 }
 

@@ -6,11 +6,11 @@ use crate::agents::Switchboard;
 use crate::answer::chain;
 use crate::body::Upload;
 use crate::lines::{Entry, Lines, Weight};
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::logs::FunctionLog;
 use crate::replica::{Failure, Launcher, Phase, Reports, StartError};
-use http::{Request, StatusCode};
-use http_body_util::BodyExt as _;
+use http::StatusCode;
+use kernlet_http1::AnswerHead;
 use kernlet_image::FunctionSpec;
 use kernlet_jail::cgroup::Cgroup;
 use std::collections::VecDeque;
@@ -24,6 +24,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -346,18 +347,29 @@ fn pause_after(deaths: u32) -> Duration {
 /// Asks until the watchdog says that it is ready. The socket exists from the start, so the first question waits in
 /// its queue until the process takes it.
 async fn wait_until_ready(link: &Link) {
+    let mut head = AnswerHead::default();
     loop {
-        if let Ok(request) = Request::get("/_/ready").header(http::header::HOST, "kernlet").body(Upload::none())
-            && let Ok(answer) = link.send(request).await
-        {
-            let status = answer.status();
+        if let Ok(mut answer) = link.send(&Question, Upload::none(), &mut head, &AtomicBool::default()).await {
             // The answer is read to its end so that the connection can be used again.
-            let _ = answer.into_body().collect().await;
-            if status == StatusCode::OK {
+            while let Some(Ok(_)) = answer.data().await {}
+            if head.status() == StatusCode::OK {
                 return;
             }
         }
         sleep(READY_PAUSE).await;
+    }
+}
+
+/// Whether the watchdog is ready.
+struct Question;
+
+impl link::Request for Question {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn write_head(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(b"GET /_/ready HTTP/1.1\r\nhost: kernlet\r\n");
     }
 }
 

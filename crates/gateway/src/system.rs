@@ -4,7 +4,7 @@
 
 use crate::Context;
 use crate::answer::{self, chain};
-use crate::body::{Body, linger};
+use crate::body::{Body, Upload, UploadError};
 use crate::deploy::Identity;
 use crate::functions::{FunctionsError, Mode};
 use crate::lines::Entry;
@@ -19,8 +19,6 @@ use crate::wire::{
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use kernlet_image::{NameError, Namespace};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +56,7 @@ enum CallError {
     #[error("The request body did not come within {BODY_TIME:?}: send it again")]
     TooSlow,
     #[error("The request body broke off: send it again")]
-    BrokenOff(#[source] hyper::Error),
+    BrokenOff(#[source] UploadError),
     #[error(transparent)]
     Json(#[from] JsonError),
     #[error(transparent)]
@@ -96,7 +94,7 @@ impl CallError {
         }
     }
 
-    fn into_answer(self) -> Response<Body> {
+    fn into_answer(self) -> Response<Body<'static>> {
         if let CallError::Method(allowed) = self {
             return answer::wrong_method(allowed);
         }
@@ -109,15 +107,19 @@ impl CallError {
 }
 
 /// Answers a call to `/system/*`.
-pub(crate) async fn handle(context: &Arc<Context>, route: Route<'_>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(
+    context: &Arc<Context>,
+    route: Route<'_>,
+    request: Request<Upload<'_>>,
+) -> Response<Body<'static>> {
     run(context, route, request).await.unwrap_or_else(CallError::into_answer)
 }
 
 async fn run(
     context: &Arc<Context>,
     route: Route<'_>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, CallError> {
+    request: Request<Upload<'_>>,
+) -> Result<Response<Body<'static>>, CallError> {
     let method = request.method().clone();
     let query_text = request.uri().query().unwrap_or_default().to_owned();
     match route {
@@ -152,7 +154,7 @@ async fn run(
     }
 }
 
-fn list(context: &Context, query: &Query) -> Result<Response<Body>, CallError> {
+fn list(context: &Context, query: &Query) -> Result<Response<Body<'static>>, CallError> {
     let namespace = query.get("namespace").map_or_else(|| Ok(Namespace::default()), str::parse)?;
     Ok(answer::json(&context.functions.list(namespace.as_str())))
 }
@@ -161,8 +163,8 @@ async fn deploy(
     context: &Arc<Context>,
     query: &Query,
     mode: Mode,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, CallError> {
+    request: Request<Upload<'_>>,
+) -> Result<Response<Body<'static>>, CallError> {
     let deployment: FunctionDeployment = wire::read(&read_body(request).await?)?;
     let namespace = query.get("namespace").map(str::to_owned);
     let context = Arc::clone(context);
@@ -173,8 +175,8 @@ async fn deploy(
 async fn remove(
     context: &Arc<Context>,
     query: &Query,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, CallError> {
+    request: Request<Upload<'_>>,
+) -> Result<Response<Body<'static>>, CallError> {
     let asked: DeleteFunctionRequest = wire::read(&read_body(request).await?)?;
     let identity = Identity::parse(&asked.function_name, asked.namespace.as_deref(), query.get("namespace"))?;
     let context = Arc::clone(context);
@@ -186,8 +188,8 @@ async fn scale(
     context: &Arc<Context>,
     name: &str,
     query: &Query,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, CallError> {
+    request: Request<Upload<'_>>,
+) -> Result<Response<Body<'static>>, CallError> {
     let asked: ScaleServiceRequest = wire::read(&read_body(request).await?)?;
     if let Some(body) = asked.service_name.filter(|body| !body.is_empty() && body != name) {
         return Err(CallError::TwoNames { path: name.to_owned(), body });
@@ -198,7 +200,7 @@ async fn scale(
     Ok(answer::empty(StatusCode::ACCEPTED))
 }
 
-fn info() -> Response<Body> {
+fn info() -> Response<Body<'static>> {
     answer::json(&PlatformInfo {
         provider: ProviderInfo { provider: "kernlet", orchestration: "kvm", version: VERSION },
         version: VERSION,
@@ -213,27 +215,24 @@ async fn to_its_end(
     Ok(tokio::spawn(change).await??)
 }
 
-/// Reads a body that has to be small and quick. What is left of one that is not is thrown away in the background.
-async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, CallError> {
-    let mut incoming = request.into_body();
+/// Reads a body that has to be small and quick.
+async fn read_body(request: Request<Upload<'_>>) -> Result<Vec<u8>, CallError> {
+    let mut upload = request.into_body();
     let mut content = Vec::new();
     let read = timeout(BODY_TIME, async {
-        while let Some(frame) = incoming.frame().await {
-            if let Ok(data) = frame.map_err(CallError::BrokenOff)?.into_data() {
-                if content.len() + data.len() > BODY_MAX {
-                    return Err(CallError::TooLarge);
-                }
-                content.extend_from_slice(&data);
+        while let Some(data) = upload.data().await {
+            let data = data.map_err(CallError::BrokenOff)?;
+            if content.len() + data.len() > BODY_MAX {
+                return Err(CallError::TooLarge);
             }
+            content.extend_from_slice(&data);
         }
         Ok(())
     });
-    let result = read.await.unwrap_or(Err(CallError::TooSlow));
-    linger(incoming);
-    result.map(|()| content)
+    read.await.unwrap_or(Err(CallError::TooSlow)).map(|()| content)
 }
 
-async fn logs(context: &Arc<Context>, query: &str) -> Result<Response<Body>, CallError> {
+async fn logs(context: &Arc<Context>, query: &str) -> Result<Response<Body<'static>>, CallError> {
     let query = LogQuery::parse(query).map_err(CallError::LogQuery)?;
     let function = context.functions.find(&query.name, query.namespace.as_deref())?;
     let filter = Filter { instance: query.instance, since: query.since, tail: query.tail };

@@ -1,22 +1,27 @@
 //! HTTP/1.1 messages as bytes: heads, and where bodies end (RFC 9112). Plain functions of bytes, without sockets, so that
 //! they can be fuzzed and used by threads and event loops alike.
-//! The watchdog reads requests with it, the gateway's link responses. It never guesses: what can be read in two ways,
+//! The watchdog reads requests with it, the gateway requests and responses. It never guesses: what can be read in two ways,
 //! which is what request smuggling is made of, is an error.
 //!
 //! | module | duty |
 //! |---|---|
 //! | `request` | a request's head, as its server reads it |
 //! | `response` | a response's head, as its client reads it |
+//! | `fields` | header fields, kept until the next head |
 //! | `body` | how long a body is; chunks |
+//! | `write` | what stands in heads that are sent |
 #![forbid(unsafe_code)]
 
 mod body;
+mod fields;
 mod request;
 mod response;
+pub mod write;
 
 pub use body::{BadChunk, BodyLength, Chunks, Step};
+pub use fields::{Fields, is_hop_by_hop};
 pub use request::RequestHead;
-pub use response::ResponseHead;
+pub use response::{AnswerHead, ResponseHead, may_have_body};
 
 use thiserror::Error;
 

@@ -1,18 +1,19 @@
 //! A request's head, as its server reads it. The watchdog keeps one for each connection.
 //! It never keeps a part of the buffer that it was read from.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::mem::MaybeUninit;
 
-use crate::{BadHead, BodyLength, FIELDS_MAX, Framing, may_be_whole};
+use crate::{BadHead, BodyLength, FIELDS_MAX, Fields, Framing, may_be_whole};
 
 /// A request's head. Made once for a connection, and used again for each request: its memory is kept.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHead {
-    /// The head's bytes, with the names of fields in lower case.
-    bytes: Vec<u8>,
-    method: Range<usize>,
-    target: Range<usize>,
-    fields: Vec<(Range<usize>, Range<usize>)>,
+    /// Method and target, one behind the other.
+    line: String,
+    method_end: usize,
+    /// Where the path of a plain target ends; `None` for a target that is not plain.
+    path_end: Option<usize>,
+    fields: Fields,
     framing: Framing,
     version: u8,
     body: BodyLength,
@@ -33,26 +34,22 @@ impl RequestHead {
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(bytes, &mut room)?;
         let httparse::Status::Complete(length) = parsed else { return Ok(None) };
-        let within = |part: &[u8]| {
-            let start = part.as_ptr().addr() - bytes.as_ptr().addr();
-            start..start + part.len()
-        };
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&bytes[..length]);
-        self.method = within(request.method.unwrap_or_default().as_bytes());
-        self.target = within(request.path.unwrap_or_default().as_bytes());
+        let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+        self.line.clear();
+        self.line.push_str(method);
+        self.line.push_str(target);
+        self.method_end = method.len();
+        self.path_end = plain_path_end(target.as_bytes()).map(|end| method.len() + end);
         self.version = request.version.unwrap_or_default();
         self.framing = Framing::default();
         self.expects_continue = false;
         self.fields.clear();
         for field in request.headers.iter() {
-            let (name, value) = (within(field.name.as_bytes()), within(field.value));
             self.framing.note(field.name, field.value)?;
             self.expects_continue |= field.name.eq_ignore_ascii_case("expect")
                 && field.value.eq_ignore_ascii_case(b"100-continue")
                 && self.version == 1;
-            self.bytes[name.clone()].make_ascii_lowercase();
-            self.fields.push((name, value));
+            self.fields.push(field.name, field.value);
         }
         self.body = self.framing.stated(self.version)?.unwrap_or(BodyLength::Known(0));
         Ok(Some(length))
@@ -61,25 +58,33 @@ impl RequestHead {
     /// Method, as it was sent.
     #[must_use]
     pub fn method(&self) -> &str {
-        self.text(&self.method)
+        &self.line[..self.method_end]
     }
 
     /// Target, as it was sent.
     #[must_use]
     pub fn target(&self) -> &str {
-        self.text(&self.target)
+        &self.line[self.method_end..]
     }
 
-    /// Header fields in their order, names in lower case.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| (self.text(name), &self.bytes[value.clone()]))
+    /// Path and query of a plain target: it begins with a slash and has only characters that every URI may have, so that
+    /// nobody reads it otherwise. `None` for all others, of which some are URIs as well.
+    #[must_use]
+    pub fn plain_target(&self) -> Option<(&str, Option<&str>)> {
+        let end = self.path_end?;
+        Some((&self.line[self.method_end..end], self.line.get(end + 1..)))
+    }
+
+    /// Header fields.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.fields
     }
 
     /// The first field of a name, which is given in lower case.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        let found = self.fields.iter().find(|(own, _)| self.bytes[own.clone()] == *name.as_bytes());
-        found.map(|(_, value)| &self.bytes[value.clone()])
+        self.fields.get(name)
     }
 
     /// How long the body is.
@@ -105,11 +110,31 @@ impl RequestHead {
     pub fn is_old(&self) -> bool {
         self.version == 0
     }
+}
 
-    fn text(&self, range: &Range<usize>) -> &str {
-        // Methods, targets and names have been checked to be text.
-        str::from_utf8(&self.bytes[range.clone()]).unwrap_or_default()
+/// Unreserved characters, sub-delimiters and the others that paths and queries have (RFC 3986, section 3.3 and 3.4).
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        plain[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
     }
+    let others = b"-._~!$&'()*+,;=:@%/?";
+    let mut index = 0;
+    while index < others.len() {
+        plain[others[index] as usize] = true;
+        index += 1;
+    }
+    plain
+};
+
+/// Where the path of a plain target ends.
+fn plain_path_end(target: &[u8]) -> Option<usize> {
+    if target.first() != Some(&b'/') || !target.iter().all(|byte| PLAIN[usize::from(*byte)]) {
+        return None;
+    }
+    Some(target.iter().position(|byte| *byte == b'?').unwrap_or(target.len()))
 }
 
 #[cfg(test)]
@@ -132,10 +157,33 @@ mod tests {
         let head = read(b"POST /a%20b?x HTTP/1.1\r\nX-One: A b\r\nhost:f\r\nContent-Length: 12\r\nX-One:\xff\r\n\r\n")
             .unwrap();
         assert_eq!((head.method(), head.target(), head.body()), ("POST", "/a%20b?x", BodyLength::Known(12)));
-        let fields: Vec<_> = head.fields().collect();
+        let fields: Vec<_> = head.fields().iter().collect();
         assert_eq!(fields, [("x-one", &b"A b"[..]), ("host", b"f"), ("content-length", b"12"), ("x-one", b"\xff")]);
         assert_eq!(head.field("x-one"), Some(&b"A b"[..]));
         assert!(head.persists() && !head.is_old() && !head.expects_continue());
+    }
+
+    #[test]
+    fn a_target_of_plain_characters_is_cut_at_its_query_and_no_other_is() {
+        type Cut = Option<(&'static str, Option<&'static str>)>;
+        let cases: [(&str, Cut); 9] = [
+            ("/", Some(("/", None))),
+            ("/a%20b/?", Some(("/a%20b/", Some("")))),
+            ("/a?b?c=/d", Some(("/a", Some("b?c=/d")))),
+            ("//a;b=c,@:", Some(("//a;b=c,@:", None))),
+            ("*", None),
+            ("http://a/b", None),
+            ("/a#b", None),
+            ("/a\"b<", None),
+            ("/a[b]", None),
+        ];
+        for (target, cut) in cases {
+            assert_eq!(
+                read(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap().plain_target(),
+                cut,
+                "{target}"
+            );
+        }
     }
 
     #[test]
@@ -178,7 +226,7 @@ mod tests {
     #[test]
     fn more_fields_than_there_may_be_are_refused() {
         let with = |count| [b"GET / HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(count), b"\r\n".to_vec()].concat();
-        assert_eq!(read(&with(FIELDS_MAX)).unwrap().fields().count(), FIELDS_MAX);
+        assert_eq!(read(&with(FIELDS_MAX)).unwrap().fields().iter().count(), FIELDS_MAX);
         assert_eq!(read(&with(FIELDS_MAX + 1)).unwrap_err(), BadHead::TooManyFields);
     }
 

@@ -1,12 +1,21 @@
-//! A response's head, as its client reads it. The gateway's link reads its watchdogs' with it.
+//! A response's head, as its client reads it: as fields to be passed on, which the gateway does, or in a map.
 //! It never takes a watchdog's word for what the connection is for: a protocol cannot be switched.
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::{BadHead, BodyLength, FIELDS_MAX, Framing, may_be_whole};
+use crate::{BadHead, BodyLength, FIELDS_MAX, Fields, Framing, may_be_whole};
+
+/// A response's head, as a proxy passes it on. Made once for a connection, and used again for each response: its memory is
+/// kept.
+#[derive(Clone, Debug, Default)]
+pub struct AnswerHead {
+    status: StatusCode,
+    fields: Fields,
+    body: BodyLength,
+    persists: bool,
+}
 
 /// A response's head.
 #[derive(Clone, Debug)]
@@ -23,13 +32,14 @@ pub struct ResponseHead {
     pub length: usize,
 }
 
-impl ResponseHead {
-    /// Reads a head from the beginning of `bytes`, of which the first `seen` were there at the last try; `None` where it is
-    /// not whole yet. `to_head`: it answers a `HEAD` request, and has no body whatever it says.
+impl AnswerHead {
+    /// Reads a head from the beginning of `bytes`, of which the first `seen` were there at the last try. Says how many bytes
+    /// it takes; `None` where it is not whole yet, and then this holds anything. `to_head`: it answers a `HEAD` request, and
+    /// has no body whatever it says.
     ///
     /// # Errors
     /// These bytes are not the beginning of a head, or it states its body's length in a way that has two readings.
-    pub fn read(bytes: &[u8], seen: usize, to_head: bool) -> Result<Option<Self>, BadHead> {
+    pub fn read(&mut self, bytes: &[u8], seen: usize, to_head: bool) -> Result<Option<usize>, BadHead> {
         if !may_be_whole(bytes, seen) {
             return Ok(None);
         }
@@ -39,25 +49,69 @@ impl ResponseHead {
         let parsed = config.parse_response_with_uninit_headers(&mut response, bytes, &mut room)?;
         let httparse::Status::Complete(length) = parsed else { return Ok(None) };
         let status = StatusCode::from_u16(response.code.unwrap_or_default());
-        let status = status.map_err(|_| BadHead::Syntax(httparse::Error::Status))?;
+        self.status = status.map_err(|_| BadHead::Syntax(httparse::Error::Status))?;
         let version = response.version.unwrap_or_default();
-        // One piece of memory for all values.
-        let all = Bytes::copy_from_slice(&bytes[..length]);
-        let mut headers = HeaderMap::with_capacity(response.headers.len());
         let mut framing = Framing::default();
+        self.fields.clear();
         for field in response.headers.iter() {
             framing.note(field.name, field.value)?;
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let name = name.map_err(|_| BadHead::Syntax(httparse::Error::HeaderName))?;
-            let start = field.value.as_ptr().addr() - bytes.as_ptr().addr();
-            let value = HeaderValue::from_maybe_shared(all.slice(start..start + field.value.len()));
-            headers.append(name, value.map_err(|_| BadHead::Syntax(httparse::Error::HeaderValue))?);
+            self.fields.push(field.name, field.value);
         }
         let stated = framing.stated(version)?;
-        let has_none =
-            to_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let body = if has_none { BodyLength::Known(0) } else { stated.unwrap_or(BodyLength::UntilClose) };
-        let persists = framing.persists(version) && body != BodyLength::UntilClose;
+        let has_none = to_head || self.status.is_informational() || !may_have_body(self.status);
+        self.body = if has_none { BodyLength::Known(0) } else { stated.unwrap_or(BodyLength::UntilClose) };
+        self.persists = framing.persists(version) && self.body != BodyLength::UntilClose;
+        Ok(Some(length))
+    }
+
+    /// Status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Header fields.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// How long the body is.
+    #[must_use]
+    pub fn body(&self) -> BodyLength {
+        self.body
+    }
+
+    /// Whether another request may be sent on the connection once the body is over.
+    #[must_use]
+    pub fn persists(&self) -> bool {
+        self.persists
+    }
+}
+
+/// Whether a response of this status may have a body; where it may not, its length is not stated either (RFC 9110, section
+/// 8.6).
+#[must_use]
+pub fn may_have_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+impl ResponseHead {
+    /// As [`AnswerHead::read`], into a map.
+    ///
+    /// # Errors
+    /// As [`AnswerHead::read`].
+    pub fn read(bytes: &[u8], seen: usize, to_head: bool) -> Result<Option<Self>, BadHead> {
+        let mut head = AnswerHead::default();
+        let Some(length) = head.read(bytes, seen, to_head)? else { return Ok(None) };
+        let AnswerHead { status, fields, body, persists } = head;
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields.iter() {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let name = name.map_err(|_| BadHead::Syntax(httparse::Error::HeaderName))?;
+            let value = HeaderValue::from_bytes(value);
+            headers.append(name, value.map_err(|_| BadHead::Syntax(httparse::Error::HeaderValue))?);
+        }
         Ok(Some(Self { status, headers, body, persists, length }))
     }
 }

@@ -161,7 +161,7 @@ impl Jail {
         let threads = user::threads();
 
         // Each step may need what a later one takes.
-        let outer_pid = user::outer_pid();
+        let outer_pid = wants(Layer::User).then(user::outer_pid);
         let is_root = user::is_root();
         let needs_namespace = [Layer::Files, Layer::Network, Layer::Ipc].into_iter().any(wants);
         let may_unshare = if needs_namespace && !is_root { user::enter_namespace() } else { Ok(is_root) };
@@ -184,7 +184,7 @@ impl Jail {
         if wants(Layer::Capabilities) {
             report.add(Layer::Capabilities, user::drop_bounding_set().map(|()| String::new()));
         }
-        if wants(Layer::User) {
+        if let Some(outer_pid) = outer_pid {
             report.add(Layer::User, user::become_own_user(is_root, outer_pid));
         }
         if wants(Layer::Capabilities) {

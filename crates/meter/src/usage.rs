@@ -69,12 +69,37 @@ impl UsageRecord {
         Self { wall, cpu, accel, exits, pages, bytes_in, bytes_out, copied }
     }
 
+    /// Writes the record's text behind another one's bytes.
+    pub fn append_to(&self, text: &mut Vec<u8>) {
+        // Nothing fails here.
+        let _ = self.in_pieces(|piece| {
+            text.extend_from_slice(piece.as_bytes());
+            Ok(())
+        });
+    }
+
+    fn in_pieces(&self, mut push: impl FnMut(&str) -> fmt::Result) -> fmt::Result {
+        let mut separator = "";
+        for (name, value) in NAMES.iter().zip(self.values()) {
+            push(separator)?;
+            push(name)?;
+            push("=")?;
+            push(itoa::Buffer::new().format(value.min(FIELD_MAX)))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+
     /// Reads what [`fmt::Display`] wrote. What is missing counts as zero; what cannot be read is left out.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut values = [0; 8];
-        for (name, value) in text.split(',').filter_map(|field| field.trim().split_once('=')) {
-            let slot = NAMES.iter().position(|known| *known == name).and_then(|index| values.get_mut(index));
+        let fields = text.split(',').filter_map(|field| field.trim_ascii().split_once('='));
+        for (likely, (name, value)) in fields.enumerate() {
+            // They mostly come in their order.
+            let is_likely = NAMES.get(likely) == Some(&name);
+            let index = if is_likely { Some(likely) } else { NAMES.iter().position(|known| *known == name) };
+            let slot = index.and_then(|index| values.get_mut(index));
             if let (Some(slot), Ok(value)) = (slot, value.parse()) {
                 *slot = value;
             }
@@ -85,11 +110,7 @@ impl UsageRecord {
 
 impl fmt::Display for UsageRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in NAMES.iter().zip(self.values()).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{name}={}", value.min(FIELD_MAX))?;
-        }
-        Ok(())
+        self.in_pieces(|piece| f.write_str(piece))
     }
 }
 

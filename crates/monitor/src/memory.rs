@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    ffi::c_void,
     io,
     ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -15,7 +16,7 @@ use kernlet_abi::{Span, map::PAGE_SIZE};
 use rustix::{
     fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek},
     io::{Errno, pread, pwrite, retry_on_intr},
-    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
 };
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -34,7 +35,7 @@ const _: () = assert!(size_of::<usize>() == 8);
 #[derive(Debug)]
 pub(crate) struct GuestMemory {
     mapping: Mapping,
-    /// What backs it until it is frozen.
+    /// What backs it until it is frozen, if it can be.
     file: Option<OwnedFd>,
     /// Pages that differ from the template, as far as the host wrote them or KVM said so.
     dirty: RefCell<DirtyPages>,
@@ -127,6 +128,23 @@ impl Mapping {
         let _until_it_is_kept = INHERITABLE.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: no address is asked for, so no existing mapping is replaced.
         let base = unsafe { mmap(std::ptr::null_mut(), index(size), access, flags | MapFlags::NORESERVE, file, 0) }?;
+        Self::kept(base, size)
+    }
+
+    /// Zeroes of no file.
+    fn anonymous(size: u64) -> Result<Self, io::Error> {
+        let _until_it_is_kept = INHERITABLE.read().unwrap_or_else(PoisonError::into_inner);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: no address is asked for, so no existing mapping is replaced.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), index(size), READ_WRITE, flags) }?;
+        let mapping = Self::kept(base, size)?;
+        // A guest that touches a few pages is not to have megabytes zeroed. A kernel without large pages refuses, and has none.
+        // SAFETY: the mapping is our own, and its contents do not change.
+        let _ = unsafe { madvise(base, index(size), Advice::LinuxNoHugepage) };
+        Ok(mapping)
+    }
+
+    fn kept(base: *mut c_void, size: u64) -> Result<Self, io::Error> {
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mapping = Self { base, size };
         mapping.keep_from_children()?;
@@ -230,6 +248,13 @@ impl GuestMemory {
         Ok(Self { mapping, file: Some(file), dirty: RefCell::new(DirtyPages::none(size)) })
     }
 
+    /// The same for one run: nothing can be frozen, and nobody else can map it. The host gives it pages, and takes them
+    /// back, in less time than those of a file.
+    pub(crate) fn for_one_run(size: u64) -> Result<Self, io::Error> {
+        let mapping = Mapping::anonymous(size)?;
+        Ok(Self { mapping, file: None, dirty: RefCell::new(DirtyPages::none(size)) })
+    }
+
     /// A copy-on-write view of a template's memory.
     pub(crate) fn view(template: &FrozenMemory) -> Result<Self, io::Error> {
         let size = template.mapping.size;
@@ -281,8 +306,8 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The next run of bytes at or after `offset` that take host memory, as [`FrozenMemory::next_data`]; of memory that is
-    /// no view.
+    /// The next run of bytes at or after `offset` that take host memory, as [`FrozenMemory::next_data`]; of memory that has
+    /// a file.
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, io::Error> {
         let file = self.file.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         next_data(file, offset)
@@ -321,6 +346,16 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Gives pages host memory now, for a part of what a page fault for each of them would take. Where the host does not, they
+    /// get it by faults.
+    pub(crate) fn populate(&self, pages: Range<u64>) {
+        let len = pages.end.saturating_sub(pages.start);
+        if let Ok(start) = self.mapping.pointer(Span { offset: pages.start, len }) {
+            // SAFETY: whole pages of a mapping of our own, whose contents do not change.
+            let _ = unsafe { madvise(start.as_ptr().cast(), index(len), Advice::LinuxPopulateWrite) };
+        }
+    }
+
     /// Host address of the guest's address zero, for KVM.
     pub(crate) fn host_address(&self) -> u64 {
         self.mapping.base.as_ptr().expose_provenance() as u64
@@ -331,7 +366,7 @@ impl GuestMemory {
         self.mapping.size
     }
 
-    /// The file that the memory is a shared mapping of; none of a view.
+    /// The file that the memory is a shared mapping of; none of a view, nor of memory for one run.
     pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }

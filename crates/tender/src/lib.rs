@@ -7,9 +7,12 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::{
+        fd::IntoRawFd as _,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -20,16 +23,24 @@ use kernlet_jail::{Jail, Layer, Mode};
 pub use kernlet_monitor::solo5::Target;
 use kernlet_monitor::solo5::{
     ABI_VERSION, AttachError, BootError, Config, Console, ConsoleError, Core, CoreDump, DeviceKind, Devices, End,
-    Extension, FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals,
+    Extension, FileBlock, Halted, Image, MEMORY_MAX, Machine, Ring, attach_net, exit_on_signals, ignore_broken_pipes,
     spt::{self, SptError},
 };
 use kernlet_monitor::{Debugger, Hypervisor, StopAt};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode as FsMode, OFlags},
+    stdio::{stderr, stdin, stdout},
+};
 
 /// Longest name of a device, in bytes.
 const NAME_MAX: usize = 67;
 
 /// Longest name of an interface, in bytes.
 const INTERFACE_MAX: usize = 19;
+
+/// Exit status of a tender that fails itself.
+const FAILURE: u8 = 1;
 
 /// Memory of a guest where nobody says how much, in bytes.
 const MEMORY: u64 = 512 << 20;
@@ -38,13 +49,30 @@ const MEMORY: u64 = 512 << 20;
 /// plugins take longer to load than a short guest to run.
 pub type OpenAccelerators = fn(&[(String, String)]) -> Result<Arc<Session>, Box<dyn std::error::Error>>;
 
-/// All of a tender's program, without accelerators.
+/// All of a tender's program, without accelerators: its exit status. It does what matters here of Rust's own start, which
+/// takes a fifth of all the time that an empty program does.
 #[must_use]
-pub fn main(target: Target) -> ExitCode {
+pub fn main(target: Target) -> u8 {
+    if open_standard_streams().is_err() {
+        return FAILURE;
+    }
+    ignore_broken_pipes();
     let mut arguments = env::args_os();
     let own = arguments.next().unwrap_or_default();
     let name = Path::new(&own).file_name().and_then(OsStr::to_str).unwrap_or(target.tender());
-    run(target, name, &arguments.collect::<Vec<_>>(), None)
+    tend(target, name, &arguments.collect::<Vec<_>>(), None)
+}
+
+/// A process may be started with standard streams that are closed, and nothing else is to come in their place.
+fn open_standard_streams() -> io::Result<()> {
+    let (input, output, error) = (stdin(), stdout(), stderr());
+    let mut streams = [&input, &output, &error].map(|stream| PollFd::new(stream, PollFlags::empty()));
+    poll(&mut streams, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    for _ in streams.iter().filter(|stream| stream.revents().contains(PollFlags::NVAL)) {
+        // The lowest descriptor that is free, which is the next of these.
+        let _stays_open = rustix::fs::open(c"/dev/null", OFlags::RDWR, FsMode::empty())?.into_raw_fd();
+    }
+    Ok(())
 }
 
 /// The tender that this process is to be, if it is one: by its own name, or by its first argument.
@@ -69,14 +97,15 @@ fn target(name: &str) -> Option<Target> {
 /// Runs a tender under this name with these arguments, until its guest has ended.
 #[must_use]
 pub fn run(target: Target, program: &str, arguments: &[OsString], accelerators: Option<OpenAccelerators>) -> ExitCode {
+    tend(target, program, arguments, accelerators).into()
+}
+
+fn tend(target: Target, program: &str, arguments: &[OsString], accelerators: Option<OpenAccelerators>) -> u8 {
     let tender = Tender { program: program.to_owned(), target, accelerators };
-    match tender.run(arguments) {
-        Ok(status) => status,
-        Err(failed) => {
-            tender.say(&failed);
-            ExitCode::FAILURE
-        }
-    }
+    tender.run(arguments).unwrap_or_else(|failed| {
+        tender.say(&failed);
+        FAILURE
+    })
 }
 
 /// Why a tender ends with status 1.
@@ -215,7 +244,7 @@ impl Tender {
         )
     }
 
-    fn run(&self, arguments: &[OsString]) -> Result<ExitCode, Failed> {
+    fn run(&self, arguments: &[OsString]) -> Result<u8, Failed> {
         let is_option = |argument: &&OsString| argument.as_bytes().first() == Some(&b'-');
         let mut options = arguments.iter().take_while(is_option).take_while(|option| *option != "--").count();
         for option in &arguments[..options] {
@@ -225,11 +254,7 @@ impl Tender {
                     let version = env!("CARGO_PKG_VERSION");
                     let text =
                         format!("{} tender, version v{version} (kernlet)\nABI version {ABI_VERSION}", self.program);
-                    return if writeln!(io::stderr(), "{text}").is_ok() {
-                        Ok(ExitCode::SUCCESS)
-                    } else {
-                        Ok(ExitCode::FAILURE)
-                    };
+                    return Ok(if writeln!(io::stderr(), "{text}").is_ok() { 0 } else { FAILURE });
                 }
                 _ => {}
             }
@@ -242,9 +267,9 @@ impl Tender {
         let name = kernel.to_string_lossy();
         let in_kernel = |error: &dyn std::fmt::Display| Failed::Because(format!("{name}: {error}"));
 
-        let bytes = std::fs::read(kernel)
+        let bytes = read_kernel(kernel)
             .map_err(|error| Failed::Because(format!("{name}: Could not open: {}", plain(&error))))?;
-        let image = Image::parse(bytes.into(), self.target).map_err(|error| in_kernel(&error))?;
+        let image = Image::parse(bytes, self.target).map_err(|error| in_kernel(&error))?;
         let chosen = self.options(given, &image)?;
         let Options { memory, ring, executable_heap, devices, accelerators, core, gdb, gdb_port } = chosen;
         if self.target == Target::Spt {
@@ -263,7 +288,8 @@ impl Tender {
         let hypervisor = Hypervisor::open_once().map_err(|error| Failed::because(&error))?;
         let command_line = arguments[options + 1..].join(OsStr::new(" ")).into_vec();
         let (config, extension) = (Config { memory, ring }, accelerators.open(self.accelerators)?);
-        let machine = Machine::boot_once(&hypervisor, &image, devices, &command_line, config, extension);
+        let boot = if core.is_some() { Machine::boot } else { Machine::boot_once };
+        let machine = boot(&hypervisor, &image, devices, &command_line, config, extension);
         let mut machine = machine.map_err(|error| match error {
             BootError::Image(error) => in_kernel(&error),
             BootError::Devices(error) => not_attached(&error),
@@ -280,13 +306,13 @@ impl Tender {
         let ended = machine.run(&mut Stdout, None);
         let status = ended.as_ref().ok().map(|halted| halted.status.to_le_bytes()[0]);
         machine.end_debugging(status);
+        if let (Ok(halted), Some(core)) = (&ended, core)
+            && halted.gave_up()
+        {
+            self.dump_core(&core, &mut machine, halted);
+        }
         match ended {
-            Ok(halted) => {
-                if let Some(core) = core.filter(|_| halted.gave_up()) {
-                    self.dump_core(&core, &mut machine, &halted);
-                }
-                Ok(ExitCode::from(halted.status.to_le_bytes()[0]))
-            }
+            Ok(halted) => Ok(halted.status.to_le_bytes()[0]),
             Err(End::Fatal { text }) => Err(Failed::Said(text)),
             Err(error) => Err(Failed::because(&error)),
         }
@@ -446,7 +472,7 @@ impl Console for Stdout {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
         let mut left = bytes;
         while !left.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), left));
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(stdout(), left));
             left = left.get(written.map_err(io::Error::from)?..).unwrap_or_default();
         }
         Ok(())
@@ -461,6 +487,23 @@ fn split_device_option(text: &str) -> Option<(&str, &str, &str)> {
     // A value ends where there is a space, and begins after such as there are.
     let value = value.split_ascii_whitespace().next()?;
     right.then_some((kind, name, value))
+}
+
+/// Reads a file to where its bytes stay: a unikernel has megabytes, and to copy them takes longer than to run a short one.
+fn read_kernel(path: &OsStr) -> io::Result<Arc<[u8]>> {
+    let mut file = File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
+    match Arc::get_mut(&mut bytes) {
+        Some(room) if size > 0 => file.read_exact(room)?,
+        // A pipe, say.
+        _ => {
+            let mut all = Vec::new();
+            file.read_to_end(&mut all)?;
+            return Ok(all.into());
+        }
+    }
+    Ok(bytes)
 }
 
 fn open_block(path: &str) -> Result<FileBlock, Failed> {

@@ -118,6 +118,20 @@ fn a_guest_says_hello_with_its_command_line_and_exit_status() {
 }
 
 #[test]
+fn no_file_of_the_tenders_takes_the_place_of_a_standard_stream_that_is_closed() {
+    if !kvm_is_usable() {
+        return;
+    }
+    for closed in [">&-", "<&- >&-", "<&- >&- 2>&-"] {
+        let tender = tender(&["--ring=3", "--mem=16"], "hello", &[]);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("exec \"$@\" {closed}")).arg("sh").arg(tender.get_program());
+        let (code, _, err) = said(&shell.args(tender.get_args()).output().unwrap());
+        assert_eq!((code, err.as_str()), (0, ""), "{closed}");
+    }
+}
+
+#[test]
 fn the_command_line_has_room_for_8191_characters() {
     if !kvm_is_usable() {
         return;

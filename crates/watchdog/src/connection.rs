@@ -8,31 +8,37 @@
 //!             └──────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A request takes four system calls: `poll`, `recv`, `KVM_RUN`, `writev`.
+//! A request takes three system calls: `recv`, `KVM_RUN`, `send`; `poll` is one more for a client that was quiet for a moment,
+//! and once an answer or the request does not fit the socket.
 
 use std::{
     io::IoSlice,
     mem,
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use http::StatusCode;
-use kernlet_http1::{BadChunk, BadHead, BodyLength, Chunks, RequestHead};
+use kernlet_http1::{BadChunk, BadHead, BodyLength, Chunks, RequestHead, write::Date};
 use kernlet_monitor::Response;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, writev},
-    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
+    io::Errno,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
 
 use crate::{
     exchange::Exchange,
     keeper::{Caller, send_last},
     pool::Unsettled,
-    response::{self, Encoder, HttpResponse},
+    request::Headers,
+    response::Answer,
 };
+
+/// How long the next request is waited for in `recv`, where nothing else wakes the thread; after that in `poll`, as long as it
+/// takes, together with the drain. Who sends one request after the other has sent the next by then.
+pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
 /// Bytes that are read from the socket at once.
 const READ_MAX: usize = 64 * 1024;
@@ -115,8 +121,10 @@ pub(crate) struct Line<'a> {
     /// The last read took as much as it could, so that there may be more.
     more: bool,
     rest: Rest,
-    /// Kept for its memory, as is the response.
+    /// Kept for its memory, as are the others.
     body: Vec<u8>,
+    headers: Headers<'static>,
+    head: Vec<u8>,
     response: Response,
     /// The machine of the request that was answered last.
     unsettled: Option<Unsettled>,
@@ -136,7 +144,7 @@ enum Waited {
 enum Next {
     Request,
     /// The connection is over; what its client is told, if anything.
-    End(Option<HttpResponse>),
+    End(Option<Answer>),
 }
 
 /// Bytes that a read gave.
@@ -158,6 +166,8 @@ impl<'a> Line<'a> {
             more: false,
             rest: Rest::Known(0),
             body: emptied(Vec::new()),
+            headers: Vec::new(),
+            head: Vec::new(),
             response: Response { body: emptied(Vec::new()), ..Response::default() },
             unsettled: None,
         }
@@ -176,7 +186,8 @@ impl<'a> Line<'a> {
     /// The next request's head, within `patience` from here on. Once the watchdog is to end only what has been sent already
     /// is read: it is a request, or the beginning of one.
     fn read_head(&mut self, head: &mut RequestHead, patience: Duration) -> Next {
-        let over = Instant::now() + patience;
+        // Only looked at where the client keeps somebody waiting.
+        let mut over = None;
         let mut seen = 0;
         loop {
             let unread = &self.buffer[self.start..self.end];
@@ -192,10 +203,19 @@ impl<'a> Line<'a> {
                 Ok(None) if seen >= HEAD_MAX => return Next::End(Some(head_too_large())),
                 Ok(None) => {}
             }
+            if seen == 0 && over.is_none() && !self.more && self.draining.is_some() {
+                match self.receive(RecvFlags::empty()) {
+                    Got::Some => continue,
+                    // The moment is over, or a signal came.
+                    Got::None(_) => {}
+                    Got::End(_) => return Next::End(None),
+                }
+            }
+            let over = *over.get_or_insert_with(|| Instant::now() + patience);
             match self.fill(over) {
                 Got::Some => {}
                 Got::None(Waited::Late) if seen > 0 => {
-                    return Next::End(Some(response::own(StatusCode::REQUEST_TIMEOUT, HEAD_TOO_SLOW)));
+                    return Next::End(Some(Answer::own(StatusCode::REQUEST_TIMEOUT, HEAD_TOO_SLOW)));
                 }
                 Got::None(Waited::Draining) => self.more = true,
                 // One that is merely kept alive is closed without a word.
@@ -219,7 +239,7 @@ impl<'a> Line<'a> {
         }
         if head.expects_continue() && self.start == self.end {
             // It fits: the client has taken all that was sent before.
-            let _ = send(&self.socket, CONTINUE, SendFlags::NOSIGNAL);
+            let _ = send(&self.socket, CONTINUE, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
         // Only looked at where something is still to come.
         let mut over = None;
@@ -241,9 +261,19 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Keeps a body's memory for the next one.
-    pub(crate) fn done_with(&mut self, body: Vec<u8>) {
-        self.body = emptied(body);
+    /// Memory for the header fields of a request, as a machine takes them.
+    pub(crate) fn take_headers(&mut self) -> Headers<'static> {
+        mem::take(&mut self.headers)
+    }
+
+    /// Memory for the head of an answer.
+    pub(crate) fn take_head(&mut self) -> Vec<u8> {
+        mem::take(&mut self.head)
+    }
+
+    /// Keeps the memory of a request's body and header fields for the next one.
+    pub(crate) fn done_with(&mut self, body: Vec<u8>, headers: Headers<'static>) {
+        (self.body, self.headers) = (emptied(body), headers);
     }
 
     /// A response to fill.
@@ -256,8 +286,10 @@ impl<'a> Line<'a> {
         self.response = response;
     }
 
-    /// Keeps the memory of the body of an answer that has been sent.
-    fn sent(&mut self, body: Vec<u8>) {
+    /// Keeps the memory of an answer that has been sent.
+    fn sent(&mut self, answer: Answer) {
+        let (head, body) = answer.into_memory();
+        self.head = head;
         let kept = mem::take(&mut self.response.body);
         self.response.body = emptied(if kept.capacity() == BODY_KEPT { kept } else { body });
     }
@@ -295,6 +327,17 @@ impl<'a> Line<'a> {
 
     /// Reads what there is into the buffer; waits for it, if nothing is.
     fn fill(&mut self, over: Instant) -> Got {
+        if !self.more {
+            match self.wait(PollFlags::IN, Some(over)) {
+                Waited::Ready => {}
+                other => return Got::None(other),
+            }
+        }
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    /// Reads what there is into the buffer, or waits a moment for it, unless `flags` say not to.
+    fn receive(&mut self, flags: RecvFlags) -> Got {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.buffer.len() > READ_MAX {
@@ -308,15 +351,9 @@ impl<'a> Line<'a> {
                 self.buffer.resize(self.buffer.len() + READ_MAX, 0);
             }
         }
-        if !self.more {
-            match self.wait(PollFlags::IN, Some(over)) {
-                Waited::Ready => {}
-                other => return Got::None(other),
-            }
-        }
         let room = &mut self.buffer[self.end..];
         let asked = room.len();
-        let got = retry(|| recv(&self.socket, &mut *room, RecvFlags::empty()).map(|(_, read)| read));
+        let got = retry(|| recv(&self.socket, &mut *room, flags).map(|(_, read)| read));
         self.more = got == Ok(asked);
         match got {
             Ok(0) => Got::End(None),
@@ -333,9 +370,16 @@ impl<'a> Line<'a> {
     /// client is gone.
     fn send(&mut self, head: &[u8], body: &[u8]) -> bool {
         let (mut head, mut body) = (head, body);
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         while !(head.is_empty() && body.is_empty()) {
-            let slices = [IoSlice::new(head), IoSlice::new(body)];
-            match retry(|| writev(&self.socket, &slices)) {
+            let sent = retry(|| match (head, body) {
+                (all, []) | ([], all) => send(&self.socket, all, flags),
+                _ => {
+                    let slices = [IoSlice::new(head), IoSlice::new(body)];
+                    sendmsg(&self.socket, &slices, &mut SendAncillaryBuffer::default(), flags)
+                }
+            });
+            match sent {
                 Ok(sent) => {
                     let of_head = sent.min(head.len());
                     head = &head[of_head..];
@@ -417,18 +461,18 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() }
 }
 
-fn bad_head(error: BadHead) -> HttpResponse {
+fn bad_head(error: BadHead) -> Answer {
     match error {
         BadHead::TooManyFields => {
-            response::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &format!("the request's head: {error}"))
+            Answer::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &format!("the request's head: {error}"))
         }
-        error => response::own(StatusCode::BAD_REQUEST, &format!("the request cannot be read: {error}")),
+        error => Answer::own(StatusCode::BAD_REQUEST, &format!("the request cannot be read: {error}")),
     }
 }
 
-fn head_too_large() -> HttpResponse {
+fn head_too_large() -> Answer {
     let text = format!("the request's head is longer than {HEAD_MAX} bytes; send less");
-    response::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &text)
+    Answer::own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &text)
 }
 
 /// Serves a connection to its end, on this thread. `draining` becomes readable when the watchdog is to end. Errors are
@@ -437,25 +481,28 @@ pub(crate) fn serve(socket: Arc<OwnedFd>, exchange: &Exchange, draining: &OwnedF
     let caller = exchange.keeper.meet(Arc::clone(&socket));
     let mut line = Line::new(socket, caller, draining);
     let mut head = RequestHead::default();
-    let mut encoder = Encoder::default();
+    let mut date = Date::default();
     loop {
+        // Who never waits for the client does not see the drain otherwise.
+        if exchange.draining.load(Ordering::Relaxed) {
+            (line.draining, line.more) = (None, true);
+        }
         match line.read_head(&mut head, exchange.read_timeout) {
             Next::Request => {}
             Next::End(last) => {
                 if let Some(last) = last {
-                    send_last(&line.socket, &last);
+                    send_last(&line.socket, last);
                     line.rest = Rest::Unknown;
                 }
                 break;
             }
         }
         // Where the time for an answer was over, the client has been told.
-        let Ok(answer) = exchange.answer(&head, &mut line) else { break };
-        let goes_on = head.persists() && !response::closes(&answer) && line.draining.is_some();
-        let bytes = encoder.head(&answer, &head, goes_on);
-        let body: &[u8] = if head.method() == "HEAD" { &[] } else { answer.body() };
-        let is_sent = line.send(bytes, body);
-        line.sent(answer.into_body());
+        let Ok(mut answer) = exchange.answer(&head, &mut line) else { break };
+        let goes_on = head.persists() && !answer.closes() && line.draining.is_some();
+        let (first, second) = answer.finish(&head, goes_on, &mut date);
+        let is_sent = line.send(first, second);
+        line.sent(answer);
         if !is_sent || !goes_on || !line.rest.is_over() && !line.linger() {
             break;
         }

@@ -10,7 +10,7 @@ use kernlet_image::GoDuration;
 use kernlet_jail::JailError;
 use kernlet_monitor::{Cause, Crash, HypervisorError, ProgramError, Usage};
 
-use crate::{connection::BodyError, limit::TimeLimit, listen::ListenError};
+use crate::{connection::BodyError, limit::TimeLimit, listen::ListenError, oversight::Overrun};
 
 /// Why a watchdog did not start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,18 @@ pub enum WatchdogError {
     /// The rights of the process could not be taken away as they have to be.
     #[error("the watchdog cannot serve outside of its jail")]
     Jail(#[from] JailError),
+    /// Nothing but the end of the process ends an operation.
+    #[error(
+        "the watchdog of function {function} ends, and another one takes its place: {overrun}, and nothing else ends it; give the \
+         function a model of smaller operators without endless loops, or more time (dev.kernlet.limits.timeout, \
+         dev.kernlet.limits.accel-time)"
+    )]
+    Overrun {
+        /// The function.
+        function: String,
+        /// The operation.
+        overrun: Overrun,
+    },
     /// The system gave no thread, event queue or signal handler.
     #[error("the watchdog could not {action}; the host is out of threads, descriptors or memory")]
     System {

@@ -24,7 +24,7 @@ use crate::{
     log::Log,
     metering::{self, Metering},
     request::{self, CallId, Checked},
-    response::{self, HttpResponse},
+    response::Answer,
 };
 
 /// Asks for a `Server-Timing` header in the answer.
@@ -64,7 +64,7 @@ impl From<InvokeError> for Unanswered {
 
 impl Exchange {
     /// Answers one request, whose body is still to be read.
-    pub(crate) fn answer(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<HttpResponse, Overdue> {
+    pub(crate) fn answer(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<Answer, Overdue> {
         let (path, _) = head.target().split_once('?').unwrap_or((head.target(), ""));
         match path {
             "/_/health" => Ok(self.health()),
@@ -74,21 +74,21 @@ impl Exchange {
         }
     }
 
-    fn health(&self) -> HttpResponse {
-        if self.draining.load(Ordering::Relaxed) { draining() } else { response::own(StatusCode::OK, "OK") }
+    fn health(&self) -> Answer {
+        if self.draining.load(Ordering::Relaxed) { draining() } else { Answer::own(StatusCode::OK, "OK") }
     }
 
-    fn ready(&self) -> HttpResponse {
+    fn ready(&self) -> Answer {
         if self.draining.load(Ordering::Relaxed) {
             return draining();
         }
         match self.function.ready() {
-            Ok(()) => response::own(StatusCode::OK, "OK"),
-            Err(error) => response::of_error(&error),
+            Ok(()) => Answer::own(StatusCode::OK, "OK"),
+            Err(error) => Answer::of_error(&error),
         }
     }
 
-    fn invoke(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<HttpResponse, Overdue> {
+    fn invoke(&self, head: &RequestHead, line: &mut Line<'_>) -> Result<Answer, Overdue> {
         let start = Instant::now();
         let call_id = CallId::of(head);
         let wants_usage = head.field(UsageRecord::HEADER).is_some();
@@ -102,34 +102,29 @@ impl Exchange {
             }
             Err(Unanswered::Failed(error)) => {
                 self.report(&call_id, &error);
-                (response::of_error(&error), error.usage())
+                (Answer::of_error(&error), error.usage())
             }
         };
         let took = start.elapsed();
         let used = metering::record(&usage);
         self.metering.answered(method, answer.status(), took, &used);
         if wants_usage || (self.tells_gateway && used != UsageRecord::default()) {
-            response::add_usage(&mut answer, &used);
+            answer.add_usage(&used);
         }
         if self.log.debugs() {
             let text = format!("{} in {took:?}, {} exits", answer.status().as_u16(), usage.exits);
             self.log.invocation(call_id.as_str(), Level::Debug, &text, &used);
         }
         let timing = head.field(TIMING).map(|_| usage);
-        response::add_measures(&mut answer, &call_id, took, timing);
+        answer.add_measures(&call_id, took, timing);
         Ok(answer)
     }
 
     /// Lets a request in, gives it to a machine, and checks what comes back. In the order that costs least: what can be
     /// refused by its head is not read further.
-    fn call(
-        &self,
-        head: &RequestHead,
-        call_id: &CallId,
-        line: &mut Line<'_>,
-    ) -> Result<(HttpResponse, Usage), Unanswered> {
+    fn call(&self, head: &RequestHead, call_id: &CallId, line: &mut Line<'_>) -> Result<(Answer, Usage), Unanswered> {
         let shared = self.function.shared();
-        let request = Checked::new(head, call_id)?;
+        let request = Checked::new(head, call_id, line.take_headers())?;
         let limit = request.time_limit(shared.limit)?;
         request::check_body(shared, request::stated_length(head))?;
         if let Err(failed @ InvokeError::LoadFailed { .. }) = shared.preload.ready() {
@@ -140,9 +135,9 @@ impl Exchange {
         let body = request::read_body(shared, head, line, self.read_timeout)?;
         let mut response = line.take_response();
         let ran = self.run(&request.with_body(&body), call_id, limit, permit, line, &mut response);
-        line.done_with(body);
+        line.done_with(body, request.into_memory());
         let usage = response.usage;
-        let answer = ran.and_then(|()| Ok(response::of_function(&shared.name, &mut response)?));
+        let answer = ran.and_then(|()| Ok(Answer::of_function(&shared.name, &mut response, line.take_head())?));
         line.done_with_response(response);
         Ok((answer?, usage))
     }
@@ -197,6 +192,6 @@ impl Exchange {
     }
 }
 
-fn draining() -> HttpResponse {
-    response::own(StatusCode::SERVICE_UNAVAILABLE, "this watchdog is shutting down; another one will serve")
+fn draining() -> Answer {
+    Answer::own(StatusCode::SERVICE_UNAVAILABLE, "this watchdog is shutting down; another one will serve")
 }

@@ -25,12 +25,7 @@ use kernlet_monitor::{Level, Usage};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
 use crate::{
-    error::InvokeError,
-    limit::TimeLimit,
-    log::Log,
-    pool::Pool,
-    request::CallId,
-    response::{self, HttpResponse},
+    error::InvokeError, limit::TimeLimit, log::Log, oversight::Oversight, pool::Pool, request::CallId, response::Answer,
 };
 
 /// How long after its deadline an answer is still waited for: a machine is stopped at the deadline, but an
@@ -47,6 +42,7 @@ pub(crate) struct Keeper {
     begun: AtomicU64,
     thread: OnceLock<Thread>,
     callers: Mutex<Vec<Weak<Caller>>>,
+    oversight: Arc<Oversight>,
 }
 
 /// The client of one connection, as the keeper knows it.
@@ -66,19 +62,24 @@ pub(crate) struct Waiting {
 
 impl Keeper {
     /// Starts the keeper's thread, which runs as long as the process.
-    pub(crate) fn start(function: Arc<str>, pool: Arc<Pool>, log: Log) -> Result<Arc<Self>, io::Error> {
-        let keeper = Arc::new(Self::new());
+    pub(crate) fn start(
+        function: Arc<str>,
+        pool: Arc<Pool>,
+        oversight: Arc<Oversight>,
+        log: Log,
+    ) -> Result<Arc<Self>, io::Error> {
+        let keeper = Arc::new(Self::new(oversight));
+        keeper.oversight.is_kept_by(&keeper);
         let keeping = Arc::clone(&keeper);
         let run = move || keeping.run(&function, &pool, &log);
-        let handle = thread::Builder::new().name("keeper".to_owned()).spawn(run)?;
-        let _ = keeper.thread.set(handle.thread().clone());
+        thread::Builder::new().name("keeper".to_owned()).spawn(run)?;
         Ok(keeper)
     }
 
-    fn new() -> Self {
+    fn new(oversight: Arc<Oversight>) -> Self {
         let next = AtomicU64::new(u64::MAX);
         let begun = AtomicU64::new(0);
-        Self { start: Instant::now(), next, begun, thread: OnceLock::new(), callers: Mutex::default() }
+        Self { start: Instant::now(), next, begun, thread: OnceLock::new(), callers: Mutex::default(), oversight }
     }
 
     /// Introduces the client of a connection.
@@ -95,11 +96,16 @@ impl Keeper {
 
     /// Watches over a call that begins now.
     pub(crate) fn begin(&self, caller: &Caller, waiting: Waiting) {
-        let due = self.since_start(waiting.due());
+        let due = waiting.due();
         *caller.waiting() = Some(waiting);
         self.begun.fetch_add(1, SeqCst);
-        // Sequentially consistent with `run`: either it finds the call, or this finds it about to sleep for too long.
-        if due < self.next.load(SeqCst)
+        self.expect(due);
+    }
+
+    /// Looks up at that moment at the latest, at what is there already.
+    pub(crate) fn expect(&self, due: Instant) {
+        // Sequentially consistent with `run`: either it finds what is due, or this finds it about to sleep for too long.
+        if self.since_start(due) < self.next.load(SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
@@ -108,6 +114,8 @@ impl Keeper {
 
     fn run(&self, function: &Arc<str>, pool: &Pool, log: &Log) {
         confine(Role::Keeper);
+        // Before it looks at anything, so that what it does not find yet finds it.
+        let _ = self.thread.set(thread::current());
         let mut quiet = Quiet::default();
         loop {
             self.next.store(u64::MAX, SeqCst);
@@ -122,7 +130,8 @@ impl Keeper {
                 Look::At(at) => Some(at),
                 Look::Never => None,
             };
-            match overdue.into_iter().chain(pool.retire(now)).chain(quiet).min() {
+            let late = self.oversight.look(now);
+            match overdue.into_iter().chain(late).chain(pool.retire(now)).chain(quiet).min() {
                 Some(due) => {
                     // While it is quiet, the next request has to wake it, however long that may take.
                     if quiet.is_some() {
@@ -184,9 +193,9 @@ impl Caller {
 
     /// Answers in place of the connection's thread, which then has nothing more to say on it.
     fn answer_late(&self, error: &InvokeError, late: &Waiting) {
-        let mut answer = response::of_error(error);
-        response::add_measures(&mut answer, &late.call_id, late.start.elapsed(), None::<Usage>);
-        send_last(&self.socket, &answer);
+        let mut answer = Answer::of_error(error);
+        answer.add_measures(&late.call_id, late.start.elapsed(), None::<Usage>);
+        send_last(&self.socket, answer);
         // The client may be gone.
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
@@ -198,8 +207,8 @@ impl Caller {
 
 /// Sends the last answer of a connection. It fits the socket's buffer, which is empty; a client that is gone does not get
 /// it.
-pub(crate) fn send_last(socket: &OwnedFd, answer: &HttpResponse) {
-    let _ = send(socket, &response::to_last_bytes(answer), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+pub(crate) fn send_last(socket: &OwnedFd, answer: Answer) {
+    let _ = send(socket, &answer.into_last_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 #[cfg(test)]
@@ -221,7 +230,7 @@ mod tests {
     /// A client that waits for an answer.
     fn call() -> Call {
         let (client, server) = UnixStream::pair().unwrap();
-        let keeper = Keeper::new();
+        let keeper = Keeper::new(Arc::default());
         let caller = keeper.meet(Arc::new(server.into()));
         let call_id = CallId::new();
         let waiting = Waiting { call_id, limit: TimeLimit::of_function(LIMIT), start: Instant::now() };
@@ -261,7 +270,7 @@ mod tests {
 
     #[test]
     fn connections_that_are_gone_are_forgotten() {
-        let keeper = Keeper::new();
+        let keeper = Keeper::new(Arc::default());
         for _ in 0..100 {
             let (_client, server) = UnixStream::pair().unwrap();
             keeper.meet(Arc::new(server.into()));

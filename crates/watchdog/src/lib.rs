@@ -19,6 +19,7 @@
 //! | `function` | what the machines of a function share |
 //! | `pool`, `worker` | idle machines; one machine and what becomes of it after a request |
 //! | `keeper` | answers that are overdue; machines that are idle for long |
+//! | `oversight` | accelerator operations that go on after their deadline |
 //! | `preload` | loads models before the first request |
 //! | `saved` | the template in a file |
 //! | `metering` | what requests took and used, for headers, log and `/_/metrics` |
@@ -36,6 +37,7 @@ mod limit;
 mod listen;
 mod log;
 mod metering;
+mod oversight;
 mod pool;
 mod preload;
 mod report;
@@ -70,11 +72,15 @@ pub use function::{Function, Parts, open_disks};
 pub use limit::{MACHINES_MAX, TimeLimit};
 pub use listen::{Listen, ListenError, ListenParseError};
 pub use log::{BACKLOG_MAX, Log};
+pub use oversight::Overrun;
 pub use pool::IDLE_MAX;
 pub use report::CrashReport;
 pub use worker::Worker;
 
-use crate::{exchange::Exchange, function::Opened, keeper::Keeper, listen::Bound, metering::Metering, server::Server};
+use crate::{
+    exchange::Exchange, function::Opened, keeper::Keeper, listen::Bound, metering::Metering, oversight::Oversight,
+    server::Server,
+};
 
 /// How long a client may take to send the head of a request, and then its body, unless the function's
 /// environment variable `read_timeout` (of-watchdog's name) says otherwise.
@@ -168,6 +174,7 @@ fn longest_memory_file(spec: &FunctionSpec, memory_files: Option<u64>) -> u64 {
 /// A watchdog that has opened all it needs and is in its jail, with one thread still.
 struct Prepared {
     opened: Opened,
+    oversight: Arc<Oversight>,
     bound: Bound,
     runtime: Runtime,
     terminate: Signal,
@@ -185,7 +192,8 @@ impl Prepared {
         log: &Log,
     ) -> Result<Self, WatchdogError> {
         let memory_file = longest_memory_file(spec, accelerators.memory_files);
-        let opened = Opened::open(spec, backend, accelerators.plugins, log)?;
+        let oversight = Arc::<Oversight>::default();
+        let opened = Opened::open(spec, backend, oversight.over(accelerators.plugins), log)?;
         let bound = listen.bind()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -205,11 +213,11 @@ impl Prepared {
         if *listen == Listen::Stdin {
             jail = jail.ends_with_parent();
         }
-        Ok(Self { opened, bound, runtime, terminate, interrupt, jailed: jail.enter()? })
+        Ok(Self { opened, oversight, bound, runtime, terminate, interrupt, jailed: jail.enter()? })
     }
 
     fn serve(self, spec: &FunctionSpec, listen: &Listen, log: &Log) -> Result<(), WatchdogError> {
-        let Self { opened, bound, runtime, mut terminate, mut interrupt, jailed } = self;
+        let Self { opened, oversight, bound, runtime, mut terminate, mut interrupt, jailed } = self;
         let function = Function::start(opened, spec, log)?;
         log_start(spec, listen, &function, log);
         match jailed.warning() {
@@ -218,7 +226,7 @@ impl Prepared {
         }
         let read_timeout = spec.environment.get("read_timeout").and_then(|text| text.parse::<GoDuration>().ok());
         let name = Arc::clone(&function.shared().name);
-        let keeper = Keeper::start(name, Arc::clone(function.pool()), log.clone());
+        let keeper = Keeper::start(name, Arc::clone(function.pool()), Arc::clone(&oversight), log.clone());
         let exchange = Exchange {
             function,
             log: log.clone(),
@@ -234,10 +242,12 @@ impl Prepared {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    () = oversight.alarm() => {}
                 }
             };
-            server.serve_until(stop).await;
-            Ok(())
+            server.serve_until(stop, &oversight).await;
+            let function = || spec.name.to_string();
+            oversight.overrun().map_or(Ok(()), |overrun| Err(WatchdogError::Overrun { function: function(), overrun }))
         })
     }
 }

@@ -3,17 +3,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use kernlet_meter::{Kind, Requests, Series, Text, UsageRecord, UsageTotals};
 use kernlet_monitor::Usage;
 
-use crate::{
-    Function,
-    response::{HttpResponse, own},
-};
-
-/// Asks for the record of what an invocation used, and carries it.
-pub(crate) const USAGE: HeaderName = HeaderName::from_static(UsageRecord::HEADER);
+use crate::{Function, response::Answer};
 
 /// One watchdog's sums, since it started.
 #[derive(Debug, Default)]
@@ -45,7 +39,7 @@ impl Metering {
     }
 
     /// Everything, in Prometheus's text format, under of-watchdog's names and ours.
-    pub(crate) fn expose(&self, function: &Function) -> HttpResponse {
+    pub(crate) fn expose(&self, function: &Function) -> Answer {
         let mut text = Text::default();
         let answers: Vec<_> = self
             .answers
@@ -70,9 +64,7 @@ impl Metering {
             text.sample("kernlet_machines", &[("state", state)], count);
         }
         UsageTotals::expose(&mut text, &[(&[], &self.usage)]);
-        let mut answer = own(StatusCode::OK, text.finish().trim_end());
-        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Text::MEDIA_TYPE));
-        answer
+        Answer::metrics(text.finish().trim_end())
     }
 }
 

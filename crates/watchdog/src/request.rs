@@ -1,9 +1,9 @@
 //! An HTTP request as a machine takes it: whole, within the function's limits, without what belongs to the
 //! connection. Used by the exchange and the worker. It never changes path, query or body.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::Uri;
 use kernlet_abi::{fields, map::REQUEST_HEAD_ROOM, message::RequestHead as GuestHead};
 use kernlet_http1::{BodyLength, RequestHead};
 use kernlet_image::GoDuration;
@@ -17,9 +17,7 @@ use crate::{
 };
 
 /// The call id, taken from the request or made here, and told to everyone.
-pub(crate) const CALL_ID: HeaderName = HeaderName::from_static(CALL_ID_NAME);
-
-const CALL_ID_NAME: &str = "x-call-id";
+pub(crate) const CALL_ID: &str = "x-call-id";
 
 /// A caller's own, shorter time limit.
 const TIMEOUT: &str = "x-timeout";
@@ -30,73 +28,115 @@ const CALL_ID_MAX: usize = 128;
 /// Characters of a target that is no path that an error shows.
 const TARGET_SHOWN_MAX: usize = 200;
 
-/// Header fields that belong to one connection (RFC 9110, 7.6.1), not to the request or the response in it.
-pub(crate) const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 /// Names one call in logs and answers: visible ASCII, at most [`CALL_ID_MAX`] bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CallId(Arc<str>);
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct CallId {
+    length: usize,
+    bytes: [u8; CALL_ID_MAX],
+}
 
 impl CallId {
     /// The request's, or a new one when it has none that can be used.
     pub(crate) fn of(head: &RequestHead) -> Self {
         let given = head
-            .field(CALL_ID_NAME)
+            .field(CALL_ID)
             .filter(|value| (1..=CALL_ID_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic));
-        given.and_then(|value| str::from_utf8(value).ok()).map_or_else(Self::new, |value| Self(value.into()))
+        given.map_or_else(Self::new, Self::of_ascii)
     }
 
     pub(crate) fn new() -> Self {
         let mut buffer = uuid::Uuid::encode_buffer();
-        Self((&*uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer)).into())
+        Self::of_ascii(uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer).as_bytes())
+    }
+
+    fn of_ascii(text: &[u8]) -> Self {
+        let (mut bytes, length) = ([0; CALL_ID_MAX], text.len().min(CALL_ID_MAX));
+        bytes[..length].copy_from_slice(&text[..length]);
+        Self { length, bytes }
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Path and query of a request.
+#[derive(Debug)]
+enum Target<'a> {
+    Plain(&'a str, &'a str),
+    /// Any other URI.
+    Parsed(Uri),
+}
+
+impl<'a> Target<'a> {
+    fn of(head: &'a RequestHead) -> Option<Self> {
+        if head.method() == "CONNECT" {
+            return None;
+        }
+        match head.plain_target() {
+            Some((path, query)) => Some(Self::Plain(path, query.unwrap_or_default())),
+            None => head.target().parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/')).map(Self::Parsed),
+        }
     }
 
-    pub(crate) fn to_value(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static("none"))
+    fn parts(&self) -> (&str, &str) {
+        match self {
+            Self::Plain(path, query) => (path, query),
+            Self::Parsed(uri) => (uri.path(), uri.query().unwrap_or_default()),
+        }
     }
+}
+
+/// Header fields, as a machine takes them.
+pub(crate) type Headers<'a> = Vec<(&'a str, &'a [u8])>;
+
+/// The memory of header fields, for those of another request.
+fn emptied<'a>(headers: Headers<'_>) -> Headers<'a> {
+    let mut headers = headers;
+    headers.clear();
+    // In place.
+    headers.into_iter().map(|_| ("", &[][..])).collect()
 }
 
 /// A request whose head may be shown to the function.
 #[derive(Debug)]
 pub(crate) struct Checked<'a> {
     method: &'a str,
-    uri: Uri,
-    headers: Vec<(&'a str, &'a [u8])>,
+    target: Target<'a>,
+    headers: Headers<'a>,
     timeout: Option<&'a [u8]>,
     call_id: &'a CallId,
 }
 
 impl<'a> Checked<'a> {
-    /// Checks a request's head, and leaves out the fields of its connection.
+    /// Checks a request's head, and leaves out the fields of its connection. `memory` is that of an earlier one's.
     ///
     /// Errors: its target is no path, or the head does not fit the guest's request window.
-    pub(crate) fn new(head: &'a RequestHead, call_id: &'a CallId) -> Result<Self, InvokeError> {
-        let (method, target) = (head.method(), head.target());
-        if target.len() as u64 > REQUEST_HEAD_ROOM {
-            return Err(InvokeError::HeadTooLarge { size: target.len() as u64, limit: REQUEST_HEAD_ROOM });
+    pub(crate) fn new(head: &'a RequestHead, call_id: &'a CallId, memory: Headers<'_>) -> Result<Self, InvokeError> {
+        let (method, size) = (head.method(), head.target().len() as u64);
+        if size > REQUEST_HEAD_ROOM {
+            return Err(InvokeError::HeadTooLarge { size, limit: REQUEST_HEAD_ROOM });
         }
-        let uri = target.parse::<Uri>().ok().filter(|uri| uri.path().starts_with('/') && method != "CONNECT");
-        let bad_target = || InvokeError::BadTarget { target: target.chars().take(TARGET_SHOWN_MAX).collect() };
-        let uri = uri.ok_or_else(bad_target)?;
-        let connection = head.field("connection").is_some();
-        let is_own = |name: &str| !(is_hop_by_hop(name) || connection && is_named_by_connection(head, name));
-        let headers: Vec<_> = head.fields().filter(|(name, _)| is_own(name)).collect();
-        let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+        let bad_target = || InvokeError::BadTarget { target: head.target().chars().take(TARGET_SHOWN_MAX).collect() };
+        let target = Target::of(head).ok_or_else(bad_target)?;
+        let (path, query) = target.parts();
+        let fields = head.fields();
+        let connected = fields.has("connection");
+        let mut headers = emptied(memory);
+        headers.extend(fields.iter().filter(|(name, _)| !fields.is_of_connection(name, connected)));
         check_head(method, path, query, call_id.as_str(), headers.iter().copied())?;
-        Ok(Self { method, uri, headers, timeout: head.field(TIMEOUT), call_id })
+        Ok(Self { method, target, headers, timeout: head.field(TIMEOUT), call_id })
+    }
+
+    /// The memory of its header fields.
+    pub(crate) fn into_memory(self) -> Headers<'static> {
+        emptied(self.headers)
     }
 
     /// The time limit for this request: the function's, or a shorter one that it asks for.
@@ -111,28 +151,9 @@ impl<'a> Checked<'a> {
 
     /// The request as a machine takes it.
     pub(crate) fn with_body<'b>(&'b self, body: &'b [u8]) -> Request<'b> {
-        Request {
-            method: self.method,
-            path: self.uri.path(),
-            query: self.uri.query().unwrap_or_default(),
-            headers: &self.headers,
-            body,
-            call_id: self.call_id.as_str(),
-        }
+        let (path, query) = self.target.parts();
+        Request { method: self.method, path, query, headers: &self.headers, body, call_id: self.call_id.as_str() }
     }
-}
-
-/// As [`HOP_BY_HOP`], for names as they are read.
-fn is_hop_by_hop(name: &str) -> bool {
-    // By length first: most names are none of these.
-    matches!(name.len(), 2 | 7 | 10 | 16..=18) && HOP_BY_HOP.iter().any(|own| own.as_str() == name)
-}
-
-/// Whether the connection's fields say that this one belongs to it.
-fn is_named_by_connection(head: &RequestHead, name: &str) -> bool {
-    let options =
-        head.fields().filter(|(own, _)| *own == "connection").flat_map(|(_, value)| value.split(|b| *b == b','));
-    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// The body's length where the head states it.
@@ -217,7 +238,7 @@ mod tests {
         let lines = b"PATCH /a%20b/?x=%2F&y HTTP/1.1\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
             Transfer-Encoding: chunked\r\nX-Two: 1\r\nTE: trailers\r\nX-Two: \xff2";
         let (head, call_id) = (head(lines), call_id("c"));
-        let request = Checked::new(&head, &call_id).unwrap();
+        let request = Checked::new(&head, &call_id, Vec::new()).unwrap();
         let seen = request.with_body(b"body");
         assert_eq!((seen.method, seen.path, seen.query), ("PATCH", "/a%20b/", "x=%2F&y"));
         assert_eq!(seen.headers, [("x-two", &b"1"[..]), ("x-two", &b"\xff2"[..])]);
@@ -225,20 +246,15 @@ mod tests {
     }
 
     #[test]
-    fn no_name_that_belongs_to_a_connection_is_missed() {
-        assert!(HOP_BY_HOP.iter().all(|name| is_hop_by_hop(name.as_str())));
-    }
-
-    #[test]
     fn a_target_that_is_no_path_is_refused() {
         for (method, uri) in [("OPTIONS", "*"), ("CONNECT", "example.org:80"), ("GET", "/a\"b<")] {
             let (head, call_id) = (head(format!("{method} {uri} HTTP/1.1").as_bytes()), call_id("c"));
-            let error = Checked::new(&head, &call_id).unwrap_err();
+            let error = Checked::new(&head, &call_id, Vec::new()).unwrap_err();
             assert_eq!(error.status().as_u16(), 400);
             assert!(error.message().contains(uri.trim_start_matches("/a\"")), "{}", error.message());
         }
         let long = head(format!("GET /{} HTTP/1.1", "a".repeat(100_000)).as_bytes());
-        assert_eq!(Checked::new(&long, &call_id("c")).unwrap_err().status().as_u16(), 431);
+        assert_eq!(Checked::new(&long, &call_id("c"), Vec::new()).unwrap_err().status().as_u16(), 431);
     }
 
     #[test]
@@ -257,7 +273,7 @@ mod tests {
         let own = TimeLimit::of_function(Duration::from_secs(10));
         let limit = |value: &str| {
             let head = head(format!("GET / HTTP/1.1\r\nX-Timeout: {value}").as_bytes());
-            Checked::new(&head, &call_id("c")).unwrap().time_limit(own)
+            Checked::new(&head, &call_id("c"), Vec::new()).unwrap().time_limit(own)
         };
         assert_eq!(limit("1.5s").unwrap().bounded(), Some(Duration::from_millis(1500)));
         assert_eq!(limit("1h").unwrap(), own);

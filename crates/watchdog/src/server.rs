@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernlet_jail::{Role, confine};
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     connection, error::InvokeError, exchange::Exchange, function::MACHINE_STACK, keeper::send_last, listen::Bound,
-    response,
+    oversight::Oversight, response::Answer,
 };
 
 /// Most connections at the same time; more wait in the socket. Each is a thread, which mostly waits.
@@ -31,6 +31,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a function without a time limit may take to finish when the watchdog stops.
 const DRAIN_UNLIMITED: Duration = Duration::from_secs(60);
+
+/// How long others may take to finish when it stops because of an operation that does not end: no request is served meanwhile.
+const DRAIN_OVERRUN: Duration = Duration::from_secs(5);
+
+/// How often it then looks whether they have.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -62,7 +68,7 @@ impl Server {
     }
 
     /// Serves until `stop`, then finishes what is under way, for no longer than one invocation may take.
-    pub(crate) async fn serve_until(self, stop: impl Future<Output = ()>) {
+    pub(crate) async fn serve_until(self, stop: impl Future<Output = ()>, oversight: &Oversight) {
         tokio::select! {
             () = self.accept_all() => {}
             () = stop => {}
@@ -75,9 +81,22 @@ impl Server {
         exchange.log.watchdog("", Level::Info, "shutting down: no new requests, finishing those under way");
         let shared = exchange.function.shared();
         let patience = shared.limit.bounded().unwrap_or(DRAIN_UNLIMITED);
+        let patience = if oversight.overrun().is_some() { patience.min(DRAIN_OVERRUN) } else { patience };
         let finished = tokio::time::timeout(patience, async {
-            let _all_closed = connections.acquire_many(CONNECTIONS_MAX).await;
-            shared.inflight.drained().await;
+            let all_done = async {
+                let _all_closed = connections.acquire_many(CONNECTIONS_MAX).await;
+                shared.inflight.drained().await;
+            };
+            // An operation that does not end is not waited for.
+            let others_done = async {
+                while oversight.overrun().is_none() || shared.inflight.under_way() > oversight.late(Instant::now()) {
+                    tokio::time::sleep(DRAIN_LOOK).await;
+                }
+            };
+            tokio::select! {
+                () = all_done => {}
+                () = others_done => {}
+            }
         });
         if finished.await.is_err() {
             let text = format!("shut down with requests still under way after {patience:?}");
@@ -100,14 +119,24 @@ impl Server {
         }
     }
 
-    /// The next connection; reading and writing it does not block.
+    /// The next connection. Reading and writing it blocks, unless a call says that it should not; reading for a moment only.
     async fn accept(&self) -> Result<OwnedFd, io::Error> {
+        // None at all would be one without end.
+        let moment = connection::MOMENT.min(self.exchange.read_timeout).max(Duration::from_millis(1));
         match &self.listener {
-            Listener::Unix(listener) => Ok(listener.accept().await?.0.into_std()?.into()),
+            Listener::Unix(listener) => {
+                let stream = listener.accept().await?.0.into_std()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(moment))?;
+                Ok(stream.into())
+            }
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(stream.into_std()?.into())
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(moment))?;
+                Ok(stream.into())
             }
         }
     }
@@ -127,7 +156,7 @@ impl Server {
             let function = self.exchange.function.shared().name.to_string();
             let error = InvokeError::NoThread { function, source };
             self.exchange.log.watchdog("", Level::Error, &error.message());
-            send_last(&socket, &response::of_error(&error));
+            send_last(&socket, Answer::of_error(&error));
         }
     }
 }

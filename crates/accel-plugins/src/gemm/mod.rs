@@ -8,12 +8,9 @@ use std::{num::NonZeroUsize, sync::OnceLock, thread};
 
 use kernlet_accel::{Cost, Deadline, Done, Operation, Plugin, PluginError, operation::Task};
 
-use crate::matrix::{self, STEP, Speed};
-
-/// 22.7, 101, 110, 114, 111, 108 and 105 GFLOP/s on one thread; 23.3, 101, 132, 189, 202, 210 and 204 on two.
-const SPEED: Speed = Speed {
-    one: [11_350, 50_500, 55_000, 57_000, 55_600, 54_200, 52_700],
-    two: [11_350, 50_500, 66_100, 94_300, 100_700, 104_800, 102_000],
+use crate::{
+    matrix::{self, STEP},
+    speed::Speed,
 };
 
 /// The plugin `gemm`. It uses the threads of rayon's global pool (`RAYON_NUM_THREADS`) for products that are
@@ -21,19 +18,20 @@ const SPEED: Speed = Speed {
 #[derive(Debug, Default)]
 pub struct Gemm {
     threads: Option<NonZeroUsize>,
+    speed: Speed,
 }
 
 impl Gemm {
     /// The plugin.
     #[must_use]
     pub const fn new() -> Self {
-        Self { threads: None }
+        Self { threads: None, speed: Speed::unmeasured() }
     }
 
     /// The plugin, with at most so many threads for a product.
     #[must_use]
     pub const fn with_threads(threads: NonZeroUsize) -> Self {
-        Self { threads: Some(threads) }
+        Self { threads: Some(threads), speed: Speed::unmeasured() }
     }
 }
 
@@ -56,7 +54,11 @@ impl Plugin for Gemm {
     }
 
     fn cost(&self, task: &Task<'_>) -> Cost {
-        SPEED.cost(task, self.threads())
+        self.speed.cost(task, self.threads())
+    }
+
+    fn calibrate(&self) {
+        self.speed.measure(self.name(), |a, b, c| kernel::multiply(1.0, a, b, 0.0, c, self.threads));
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {

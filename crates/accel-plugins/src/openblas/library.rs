@@ -39,8 +39,6 @@ pub(super) struct Library {
     pub(super) path: PathBuf,
     /// What it was built as, such as `OpenBLAS 0.3.21 ... Haswell`.
     pub(super) config: String,
-    /// The processor whose kernels it chose, such as `SkylakeX`.
-    pub(super) core: String,
     sgemm: Sgemm,
     /// One product at a time: it uses all threads, and a library ends the process when too many call at once for the
     /// buffers that it was built with.
@@ -68,8 +66,7 @@ impl Library {
         let sgemm = *unsafe { library.get::<Sgemm>(b"cblas_sgemm") }.map_err(|_| "has no cblas_sgemm".to_owned())?;
         // SAFETY: any positive number may be set.
         unsafe { set_threads(c_int::try_from(threads).unwrap_or(c_int::MAX)) };
-        let core = text_of(&library, b"openblas_get_corename").unwrap_or_default();
-        Ok(Self { path: path.to_owned(), config, core, sgemm, turn: Mutex::default(), _library: library })
+        Ok(Self { path: path.to_owned(), config, sgemm, turn: Mutex::default(), _library: library })
     }
 
     /// C = αAB + βC of matrices that fit each other; says whether the library's integers hold their sizes, else it did
@@ -116,14 +113,14 @@ impl Library {
 
 /// What a function of the library's without arguments says.
 fn text_of(library: &libloading::Library, name: &[u8]) -> Option<String> {
-    // SAFETY: the two functions that this is called for have this type in every OpenBLAS.
+    // SAFETY: the function that this is called for has this type in every OpenBLAS.
     let function = unsafe { library.get::<unsafe extern "C" fn() -> *const c_char>(name) }.ok()?;
-    // SAFETY: they take nothing and may be called at any time.
+    // SAFETY: it takes nothing and may be called at any time.
     let text = unsafe { function() };
     if text.is_null() {
         return None;
     }
-    // SAFETY: they give strings that end in zero and live as long as the library.
+    // SAFETY: it gives a string that ends in zero and lives as long as the library.
     Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned())
 }
 

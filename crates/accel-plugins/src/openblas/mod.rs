@@ -2,7 +2,6 @@
 //! Called by the runtime for sgemm. Never copies a matrix: C is written in place.
 
 mod library;
-mod speed;
 
 use std::{num::NonZeroUsize, path::PathBuf, thread};
 
@@ -12,6 +11,7 @@ use self::library::Library;
 use crate::{
     matrix::{self, STEP},
     native::{self, NoLibrary},
+    speed::Speed,
 };
 
 /// What installs it.
@@ -31,6 +31,7 @@ pub struct OpenBlasOptions {
 pub struct OpenBlas {
     library: Library,
     threads: usize,
+    speed: Speed,
 }
 
 impl OpenBlas {
@@ -46,7 +47,7 @@ impl OpenBlas {
         let library = native::open(options.library.as_deref(), &folders, "libopenblas.so", REMEDY, |path| {
             Library::open(path, threads)
         })?;
-        Ok(Self { library, threads })
+        Ok(Self { library, threads, speed: Speed::unmeasured() })
     }
 
     /// What was found, in words: version, processor, file.
@@ -66,7 +67,13 @@ impl Plugin for OpenBlas {
     }
 
     fn cost(&self, task: &Task<'_>) -> Cost {
-        speed::of(&self.library.core).cost(task, self.threads)
+        self.speed.cost(task, self.threads)
+    }
+
+    fn calibrate(&self) {
+        self.speed.measure(self.name(), |a, b, c| {
+            self.library.multiply(1.0, a, b, 0.0, c);
+        });
     }
 
     fn run(&self, task: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
@@ -80,29 +87,3 @@ impl Plugin for OpenBlas {
 
 /// What the library's 32-bit integers do not hold.
 const TOO_LARGE: &str = "OpenBLAS counts rows, columns and the elements between rows in 31 bits";
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-    use kernlet_accel::operation::MatrixProduct;
-
-    use super::*;
-    use crate::Gemm;
-
-    #[test]
-    fn the_plugin_that_was_measured_to_be_faster_at_a_size_is_expected_to_be() {
-        let one = NonZeroUsize::MIN;
-        for (core, threads, faster) in [
-            ("Cooperlake", one, &[(16, true), (64, true), (128, false), (512, false), (2048, false)][..]),
-            ("SKYLAKEX", one.saturating_add(1), &[(16, true), (128, true), (512, true), (1024, false), (2048, false)]),
-        ] {
-            for &(size, openblas_is) in faster {
-                let (a, mut c) = (vec![0.0; size * size], vec![0.0; size * size]);
-                let task = Task::FpgaMmult(MatrixProduct::new(&a, &a, &mut c).unwrap());
-                let openblas = speed::of(core).cost(&task, threads.get());
-                assert_eq!(openblas < Gemm::with_threads(threads).cost(&task), openblas_is, "{size} on {threads}");
-            }
-        }
-    }
-}

@@ -13,7 +13,7 @@ pub(super) fn classify(
     model: &LoadedModel,
     task: Classify<'_>,
     deadline: Deadline,
-    options: Option<RunOptions>,
+    options: &RunOptions,
 ) -> Result<Done, PluginError> {
     let classifier = model.classifier().map_err(PluginError::invalid)?;
     vision::classify(task, classifier.size, deadline, |input| {
@@ -23,12 +23,12 @@ pub(super) fn classify(
 
 /// Runs a classifier once on nothing, so that the first picture finds the plan of the graph made, threads started
 /// and memory mapped. Does nothing the second time, and for other models, whose inputs nobody knows yet.
-pub(super) fn warm_up(model: &LoadedModel, options: Option<RunOptions>) -> Result<(), PluginError> {
+pub(super) fn warm_up(model: &LoadedModel, deadline: Deadline, options: &RunOptions) -> Result<(), PluginError> {
     let Ok(classifier) = model.classifier() else {
         return Ok(());
     };
     if model.take_warm_up() {
-        infer(model, &classifier, &vec![0.0; classifier.size.elements()], options, Deadline::NONE)?;
+        infer(model, &classifier, &vec![0.0; classifier.size.elements()], options, deadline)?;
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ fn infer(
     model: &LoadedModel,
     classifier: &Classifier,
     input: &[f32],
-    options: Option<RunOptions>,
+    options: &RunOptions,
     deadline: Deadline,
 ) -> Result<Value, PluginError> {
     let shape = [1, 3, classifier.size.height, classifier.size.width];

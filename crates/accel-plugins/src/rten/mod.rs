@@ -4,21 +4,21 @@
 
 mod classify;
 mod model;
+mod pools;
 mod run;
 mod stages;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, OnceLock},
-};
+use std::num::NonZeroUsize;
 
 use kernlet_accel::{
     Cost, Deadline, Done, Operation, Plugin, PluginError, Resource,
     operation::{ModelRun, Task},
 };
-use rten::{RunOptions, ThreadPool};
 
-use self::model::{LoadedModel, NotLoadable};
+use self::{
+    model::{LoadedModel, NotLoadable},
+    pools::Pools,
+};
 use crate::{cache::ResourceCache, stack::Stacks, vision};
 
 /// What it has.
@@ -30,15 +30,13 @@ pub(crate) const OPERATIONS: [Operation; 5] = [
     Operation::OnnxModelRunBatch,
 ];
 
-/// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. Inference
-/// uses as many threads as there are cores, or `RTEN_NUM_THREADS`, or as many as it is told; one whose
+/// The plugin `rten`. It loads each model once and keeps it as long as somebody has the resource. An inference that runs
+/// alone uses as many threads as there are processors, or `RTEN_NUM_THREADS`, or as many as it is told; one whose
 /// deadline is over ends between two of its parts.
 #[derive(Debug, Default)]
 pub struct Rten {
     models: ResourceCache<LoadedModel, NotLoadable>,
-    threads: Option<NonZeroUsize>,
-    /// Started by the first inference: a process may have to stay single-threaded until it has given its rights away.
-    pool: OnceLock<Arc<ThreadPool>>,
+    pools: Pools,
     stacks: Stacks,
 }
 
@@ -52,13 +50,7 @@ impl Rten {
     /// The same with so many threads.
     #[must_use]
     pub fn with_threads(threads: NonZeroUsize) -> Self {
-        Self { threads: Some(threads), ..Self::default() }
-    }
-
-    fn options(&self) -> Option<RunOptions> {
-        let threads = self.threads?.get();
-        let pool = self.pool.get_or_init(|| Arc::new(ThreadPool::with_num_threads(threads)));
-        Some(RunOptions::default().with_thread_pool(Some(Arc::clone(pool))))
+        Self { pools: Pools::new(threads), ..Self::default() }
     }
 }
 
@@ -81,12 +73,16 @@ impl Plugin for Rten {
         match task {
             Task::ImageClassify(task) => {
                 let model = load(vision::model_of(&task)?)?;
-                classify::classify(&model, task, deadline, self.options())
+                classify::classify(&model, task, deadline, &self.pools.turn().options)
             }
             Task::OnnxModelLoad(task) => {
-                classify::warm_up(&*load(&task.model)?, self.options()).map(|()| Done::default())
+                let model = load(&task.model)?;
+                classify::warm_up(&model, deadline, &self.pools.turn().options).map(|()| Done::default())
             }
-            Task::OnnxModelRun(task) => run::run(&*load(&task.model)?, task, deadline, self.options()),
+            Task::OnnxModelRun(task) => {
+                let model = load(&task.model)?;
+                run::run(&model, task, deadline, &self.pools.turn().options)
+            }
             Task::OnnxModelUnload(task) => {
                 self.models.remove(&task.model);
                 self.stacks.remove(&task.model);
@@ -94,7 +90,8 @@ impl Plugin for Rten {
             }
             Task::OnnxModelRunBatch(task) => {
                 let model = load(&task.model)?;
-                let run = |task: ModelRun<'_>| run::run(&model, task, deadline, self.options());
+                let turn = self.pools.turn();
+                let run = |task: ModelRun<'_>| run::run(&model, task, deadline, &turn.options);
                 self.stacks.run(task, || model.shares_first_dimension(), run)
             }
             other => Err(PluginError::NotOffered { operation: other.operation() }),

@@ -24,7 +24,7 @@ pub(super) fn run(
     model: &LoadedModel,
     task: ModelRun<'_>,
     deadline: Deadline,
-    options: Option<RunOptions>,
+    options: &RunOptions,
 ) -> Result<Done, PluginError> {
     let LoadedModel { model, stages, .. } = model;
     let ModelRun { inputs, mut outputs, .. } = task;

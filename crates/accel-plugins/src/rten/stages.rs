@@ -63,13 +63,13 @@ impl Stages {
         model: &Model,
         inputs: &[(NodeId, ValueOrView<'_>)],
         outputs: &[NodeId],
-        options: Option<RunOptions>,
+        options: &RunOptions,
         deadline: Deadline,
     ) -> Result<Vec<Value>, PluginError> {
         let begun = Instant::now();
         let results = match self.stride(deadline) {
             Some(stride) => self.run_parts(model, inputs, outputs, options, deadline, stride)?,
-            None => model.run(lend(inputs, &[]), outputs, options).map_err(run_error)?,
+            None => model.run(lend(inputs, &[]), outputs, Some(options.clone())).map_err(run_error)?,
         };
         self.took.store(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
         Ok(results)
@@ -89,7 +89,7 @@ impl Stages {
         model: &Model,
         inputs: &[(NodeId, ValueOrView<'_>)],
         outputs: &[NodeId],
-        options: Option<RunOptions>,
+        options: &RunOptions,
         deadline: Deadline,
         stride: usize,
     ) -> Result<Vec<Value>, PluginError> {
@@ -101,7 +101,7 @@ impl Stages {
                 continue;
             }
             deadline.check("the model had run to its end")?;
-            match (model.run(lend(inputs, &given), values, options.clone()), cut) {
+            match (model.run(lend(inputs, &given), values, Some(options.clone())), cut) {
                 (Ok(results), None) => return Ok(results),
                 (Ok(results), Some(_)) => {
                     given = values.iter().copied().zip(results).collect();
@@ -112,7 +112,7 @@ impl Stages {
                 }
                 (Err(error), _) if error.kind() != RunErrorKind::OperatorError && !given.is_empty() => {
                     self.is_whole.store(true, SeqCst);
-                    return model.run(lend(inputs, &[]), outputs, options).map_err(run_error);
+                    return model.run(lend(inputs, &[]), outputs, Some(options.clone())).map_err(run_error);
                 }
                 (Err(error), _) => return Err(run_error(error)),
             }

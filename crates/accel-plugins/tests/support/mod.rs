@@ -1,7 +1,9 @@
-//! What the tests of the plugins share: the demo's files, calls as a monitor makes them, and small ONNX models,
-//! JPEG and PNG files written byte by byte.
+//! What the tests of the plugins share: the demo's files, calls as a monitor makes them, and JPEG and PNG files
+//! written byte by byte.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+pub(crate) mod onnx;
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -120,93 +122,6 @@ pub(crate) fn tensor_in<'a>(bytes: &'a [u8], dtype: Dtype, dims: &[u64]) -> Arg<
 
 pub(crate) fn tensor_out(bytes: &mut [u8], dtype: Dtype) -> Arg<'_> {
     Arg::new(Data::Out(bytes), dtype, Dims::NONE)
-}
-
-/// Small ONNX files. Field numbers are those of onnx.proto.
-pub(crate) mod onnx {
-    pub(crate) const FLOAT: u64 = 1;
-    pub(crate) const INT32: u64 = 6;
-    pub(crate) const INT64: u64 = 7;
-
-    /// A dimension: fixed, or with a name.
-    #[derive(Clone, Copy)]
-    pub(crate) enum Dim {
-        Fixed(u64),
-        Named(&'static str),
-    }
-
-    pub(crate) fn varint(mut value: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while value >= 0x80 {
-            bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
-            value >>= 7;
-        }
-        bytes.push(u8::try_from(value).unwrap());
-        bytes
-    }
-
-    pub(crate) fn number(field: u64, value: u64) -> Vec<u8> {
-        [varint(field << 3), varint(value)].concat()
-    }
-
-    pub(crate) fn bytes(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
-        let content = content.as_ref();
-        [varint(field << 3 | 2), varint(u64::try_from(content.len()).unwrap()), content.to_vec()].concat()
-    }
-
-    pub(crate) fn value(name: &str, dtype: u64, dims: &[Dim]) -> Vec<u8> {
-        let dims: Vec<u8> = dims
-            .iter()
-            .flat_map(|dim| match dim {
-                Dim::Fixed(size) => bytes(1, number(1, *size)),
-                Dim::Named(name) => bytes(1, bytes(2, name)),
-            })
-            .collect();
-        let tensor = [number(1, dtype), bytes(2, dims)].concat();
-        [bytes(1, name), bytes(2, bytes(1, tensor))].concat()
-    }
-
-    pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: &[u8]) -> Vec<u8> {
-        let inputs = inputs.iter().flat_map(|name| bytes(1, name));
-        let outputs = outputs.iter().flat_map(|name| bytes(2, name));
-        inputs.chain(outputs).chain(bytes(4, op)).chain(attributes.to_vec()).collect()
-    }
-
-    pub(crate) fn model(
-        nodes: &[Vec<u8>],
-        inputs: &[Vec<u8>],
-        outputs: &[Vec<u8>],
-        initializers: &[Vec<u8>],
-    ) -> Vec<u8> {
-        let mut graph = Vec::new();
-        for node in nodes {
-            graph.extend(bytes(1, node));
-        }
-        graph.extend(bytes(2, "graph"));
-        for (field, values) in [(5, initializers), (11, inputs), (12, outputs)] {
-            for value in values {
-                graph.extend(bytes(field, value));
-            }
-        }
-        [number(1, 8), bytes(7, graph), bytes(8, number(2, 13))].concat()
-    }
-
-    /// One operator with one input and one output.
-    pub(crate) fn unary(op: &str, dtype: u64, input: &[Dim], output: &[Dim]) -> Vec<u8> {
-        let nodes = [node(op, &["x"], &["y"], &[])];
-        model(&nodes, &[value("x", dtype, input)], &[value("y", dtype, output)], &[])
-    }
-
-    /// A classifier of 8×8 pictures into red, green and blue, by the mean of each channel.
-    pub(crate) fn mean_colour() -> Vec<u8> {
-        let axes = [bytes(1, "axes"), number(8, 2), number(8, 3), number(20, 7)].concat();
-        let keepdims = [bytes(1, "keepdims"), number(3, 0), number(20, 2)].concat();
-        let attributes = [bytes(5, axes), bytes(5, keepdims)].concat();
-        let nodes = [node("ReduceMean", &["x"], &["y"], &attributes)];
-        let input = [Dim::Named("N"), Dim::Fixed(3), Dim::Fixed(8), Dim::Fixed(8)];
-        let output = [Dim::Named("N"), Dim::Fixed(3)];
-        model(&nodes, &[value("x", FLOAT, &input)], &[value("y", FLOAT, &output)], &[])
-    }
 }
 
 pub(crate) fn png(width: u32, height: u32, color: png::ColorType, pixels: &[u8]) -> Vec<u8> {

@@ -357,7 +357,8 @@ impl Session {
             Program::Solo5Server(server) => {
                 if args.trace || args.gdb.is_some() {
                     bail!(
-                        "--trace and --gdb are not for a Solo5 unikernel that serves by itself; kernlet solo5-hvt --gdb debugs it"
+                        "--trace and --gdb do not show this Solo5 unikernel, since it serves by itself: start it without the \
+                         platform, on a tap of yours, with kernlet solo5-hvt --gdb --net:NAME=TAP FILE"
                     );
                 }
                 let solo5 = Serving { hypervisor, server, machine, services };

@@ -4,9 +4,8 @@
 use super::outgoing::Outgoing;
 use super::{Connection, LinkError, Pool, keep};
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use kernlet_http1::{BodyLength, Chunks};
-use std::pin::Pin;
+use kernlet_http1::{AnswerHead, BodyLength, Chunks};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -15,20 +14,20 @@ const COPIED_MAX: usize = 4096;
 
 /// A watchdog's answer after its head.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Answer<'a> {
     /// All of it; `None` once it is taken, or for none.
     Whole(Option<Bytes>),
     /// Not all of it yet.
-    Coming(Box<Coming>),
+    Coming(Box<Coming<'a>>),
 }
 
 /// The rest of an answer, and the connection that brings it.
 #[derive(Debug)]
-pub(crate) struct Coming {
+pub(crate) struct Coming<'a> {
     rest: Rest,
     persists: bool,
     /// Of the request, where the watchdog answered before its end.
-    outgoing: Outgoing,
+    outgoing: Outgoing<'a>,
     /// `None` once it is back, or lost.
     connection: Option<Connection>,
     pool: Arc<Mutex<Pool>>,
@@ -53,16 +52,16 @@ impl Rest {
     }
 }
 
-impl Answer {
+impl<'a> Answer<'a> {
     /// The answer on a connection of which the head has been read.
     pub(super) fn new(
-        body: BodyLength,
-        persists: bool,
+        head: &AnswerHead,
         mut connection: Connection,
-        mut outgoing: Outgoing,
+        mut outgoing: Outgoing<'a>,
         pool: &Arc<Mutex<Pool>>,
-    ) -> Answer {
-        let mut rest = match body {
+    ) -> Answer<'a> {
+        let persists = head.persists();
+        let mut rest = match head.body() {
             BodyLength::Known(length) => Rest::Known(length),
             BodyLength::Chunked => Rest::Chunked(Chunks::new()),
             BodyLength::UntilClose => Rest::UntilClose,
@@ -93,14 +92,14 @@ fn take(connection: &mut Connection, left: &mut u64) -> Bytes {
 }
 
 /// Puts a connection back, unless it still has something to do: a request that was answered before its end.
-fn give_back(mut connection: Connection, persists: bool, outgoing: &mut Outgoing, pool: &Arc<Mutex<Pool>>) {
+fn give_back(mut connection: Connection, persists: bool, outgoing: &mut Outgoing<'_>, pool: &Arc<Mutex<Pool>>) {
     if persists && outgoing.is_sent() && connection.buffer.is_empty() {
         connection.memory = outgoing.take_memory();
         keep(pool, connection);
     }
 }
 
-impl Coming {
+impl Coming<'_> {
     /// The answer is over.
     fn finish(&mut self) {
         if let Some(connection) = self.connection.take() {
@@ -163,16 +162,14 @@ impl Coming {
     }
 }
 
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = LinkError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, LinkError>>> {
-        let coming = match self.get_mut() {
-            Answer::Whole(data) => return Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+impl Answer<'_> {
+    /// The next piece of the body; `None` at its end.
+    pub(crate) async fn data(&mut self) -> Option<Result<Bytes, LinkError>> {
+        let coming = match self {
+            Answer::Whole(data) => return data.take().map(Ok),
             Answer::Coming(coming) => coming,
         };
-        let data = ready!(coming.poll_bytes(cx));
+        let data = poll_fn(|cx| coming.poll_bytes(cx)).await;
         if matches!(data, Some(Err(_))) {
             coming.rest = Rest::None;
             coming.connection = None;
@@ -181,23 +178,18 @@ impl HttpBody for Answer {
         if coming.rest.is_over() {
             coming.finish();
         }
-        Poll::Ready(data.map(|data| data.map(Frame::data)))
+        data
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// How long the body is, or what of it is left.
+    pub(crate) fn length(&self) -> BodyLength {
         match self {
-            Answer::Whole(data) => data.is_none(),
-            Answer::Coming(coming) => coming.rest.is_over(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Answer::Whole(data) => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
+            Answer::Whole(data) => BodyLength::Known(data.as_ref().map_or(0, |data| data.len() as u64)),
             Answer::Coming(coming) => match coming.rest {
-                Rest::Known(left) => SizeHint::with_exact(left),
-                Rest::None => SizeHint::with_exact(0),
-                Rest::Chunked(_) | Rest::UntilClose => SizeHint::default(),
+                Rest::Known(left) => BodyLength::Known(left),
+                Rest::None => BodyLength::Known(0),
+                Rest::Chunked(_) => BodyLength::Chunked,
+                Rest::UntilClose => BodyLength::UntilClose,
             },
         }
     }

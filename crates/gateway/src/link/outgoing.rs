@@ -2,11 +2,11 @@
 //! The link drives it. It never holds more than the frame that is under way.
 
 use super::LinkError;
+use super::Request;
 use crate::body::Upload;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Uri, request};
-use http_body::Body as _;
+use kernlet_http1::BodyLength;
+use kernlet_http1::write::{field, number_field};
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,7 @@ enum Framing {
 
 /// What is left to be sent.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct Outgoing<'a> {
     /// The head; later what stands before a chunk.
     text: Vec<u8>,
     text_sent: usize,
@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
     end: &'static [u8],
     framing: Framing,
     /// `None`: no more comes.
-    upload: Option<Upload>,
+    upload: Option<Upload<'a>>,
     begun: bool,
     /// The body was asked for once.
     asked: bool,
@@ -46,24 +46,21 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 pub(super) struct Unsent;
 
-impl Outgoing {
-    /// A request, whose headers are those that the watchdog gets, but for how the body is framed.
-    pub(super) fn new(head: &request::Parts, upload: Upload, memory: Vec<u8>) -> Outgoing {
+impl<'a> Outgoing<'a> {
+    /// A request, in memory of an earlier one.
+    pub(super) fn new(request: &impl Request, upload: Upload<'a>, memory: Vec<u8>) -> Outgoing<'a> {
         let mut text = memory;
         text.clear();
-        let exact = upload.size_hint().exact();
-        let over = upload.is_end_stream();
-        let framing = match exact {
-            _ if over => Framing::Known(0),
-            Some(length) => Framing::Known(length),
-            None => Framing::Chunked,
+        let framing = match upload.length() {
+            BodyLength::Known(length) => Framing::Known(length),
+            BodyLength::Chunked | BodyLength::UntilClose => Framing::Chunked,
         };
-        write_head(&mut text, &head.method, &head.uri, &head.headers);
+        let over = framing == Framing::Known(0);
+        request.write_head(&mut text);
         match framing {
-            Framing::Known(0) if !may_have_content(&head.method) => {}
-            // Writing to memory does not fail.
-            Framing::Known(length) => drop(write!(text, "content-length: {length}\r\n")),
-            Framing::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Framing::Known(0) if !may_have_content(request.method()) => {}
+            Framing::Known(length) => number_field(&mut text, "content-length", length),
+            Framing::Chunked => field(&mut text, "transfer-encoding", b"chunked"),
         }
         text.extend_from_slice(b"\r\n");
         Outgoing {
@@ -131,37 +128,29 @@ impl Outgoing {
             return Ok(Poll::Ready(()));
         }
         let Some(upload) = &mut self.upload else { return Ok(Poll::Ready(())) };
-        let Poll::Ready(frame) = Pin::new(&mut *upload).poll_frame(cx) else { return Ok(Poll::Pending) };
-        match frame.transpose().map_err(LinkError::Upload)? {
-            // Trailers are not passed on.
-            Some(frame) => self.take_up(frame.into_data().unwrap_or_default()),
-            None => self.upload = None,
+        let Poll::Ready(length) = upload.poll_some(cx).map_err(LinkError::Upload)? else { return Ok(Poll::Pending) };
+        if self.begun {
+            self.text.clear();
+            self.text_sent = 0;
         }
-        if self.upload.as_ref().is_none_or(Upload::is_end_stream) {
+        match &mut self.framing {
+            // The intake holds the client to what it stated.
+            Framing::Known(left) => *left = left.saturating_sub(length as u64),
+            Framing::Chunked if length == 0 => {}
+            Framing::Chunked => {
+                // Writing to memory does not fail.
+                let _ = write!(self.text, "{length:x}\r\n");
+                self.end = b"\r\n";
+            }
+        }
+        self.data = upload.take(&mut self.text);
+        if upload.is_over() {
             self.upload = None;
             if self.framing == Framing::Chunked {
                 self.end = if self.end.is_empty() { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
             }
         }
         Ok(Poll::Ready(()))
-    }
-
-    fn take_up(&mut self, data: Bytes) {
-        if self.begun {
-            self.text.clear();
-            self.text_sent = 0;
-        }
-        match &mut self.framing {
-            // Hyper holds the client to what it stated.
-            Framing::Known(left) => *left = left.saturating_sub(data.len() as u64),
-            Framing::Chunked if data.is_empty() => {}
-            Framing::Chunked => {
-                // Writing to memory does not fail.
-                let _ = write!(self.text, "{:x}\r\n", data.len());
-                self.end = b"\r\n";
-            }
-        }
-        self.data = data;
     }
 
     fn is_written(&self) -> bool {
@@ -178,8 +167,13 @@ impl Outgoing {
                 self.advance(usize::MAX);
                 break;
             }
-            let slices = [&self.text[self.text_sent..], &self.data, self.end].map(IoSlice::new);
-            match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices)) {
+            let (stream, text) = (Pin::new(&mut *stream), &self.text[self.text_sent..]);
+            let sent = if self.data.is_empty() && self.end.is_empty() {
+                stream.poll_write(cx, text)
+            } else {
+                stream.poll_write_vectored(cx, &[text, &self.data, self.end].map(IoSlice::new))
+            };
+            match ready!(sent) {
                 Ok(sent) => {
                     self.begun = true;
                     self.advance(sent);
@@ -207,21 +201,6 @@ impl Outgoing {
 }
 
 /// Whether a request without a body says so.
-fn may_have_content(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
-}
-
-fn write_head(text: &mut Vec<u8>, method: &Method, uri: &Uri, headers: &HeaderMap) {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-        text.extend_from_slice(part.as_bytes());
-    }
-    for (name, value) in headers {
-        if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION].contains(name) {
-            continue;
-        }
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            text.extend_from_slice(part);
-        }
-    }
+fn may_have_content(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
 }

@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod clients;
 mod invoke;
 mod lifecycle;
 mod logs;

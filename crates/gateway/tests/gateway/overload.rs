@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use tokio::task::JoinSet;
 
 /// A sample of `/metrics`, zero where there is none.
-async fn sample(client: &Client, name: &str) -> f64 {
+pub(crate) async fn sample(client: &Client, name: &str) -> f64 {
     let metrics = client.call(Method::GET, "/metrics", &[], "").await;
     let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())

@@ -20,11 +20,12 @@ use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
 
 use super::{
     Config, Console, ConsoleError, Devices, Disk, End, Image,
+    clock::Clock,
     extension::{Exchange, Extension},
-    layout::{Layout, told_cycles, write_command_line},
+    layout::{Layout, write_command_line},
     machine::{BootError, COMMAND_LINE_MAX, Halted, Machine, Stopped, Trap, Until, kvm_host},
     processor::{CpuState, Ring},
-    saved::{Moment, Saved},
+    saved::Saved,
 };
 use crate::{
     backtrace::{Found, Frame},
@@ -103,8 +104,7 @@ struct Inner {
     disks: Vec<(String, Disk)>,
     /// The same file, for the names of its functions.
     symbols: Unikernel,
-    /// It comes from a file: what it was told of the host has to be looked at.
-    is_loaded: bool,
+    clock: Clock,
     response_limit: u64,
     /// Words for the bindings, with a space behind.
     words: String,
@@ -225,8 +225,7 @@ impl Template {
         let size = Config { memory: config.memory, ring: Ring::Three };
         let extension = Extension { session: Arc::clone(&services.accel), requests: true };
         let devices = image.devices(&[]).map_err(|error| cause(boot_cause(error.into())))?;
-        let booted =
-            Machine::boot_with(hypervisor, image, devices, arguments.first_line(&words), size, Some(extension));
+        let booted = Machine::boot(hypervisor, image, devices, arguments.first_line(&words), size, Some(extension));
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let hides = arguments != Arguments::None;
         if hides {
@@ -251,6 +250,7 @@ impl Template {
         if hides {
             processor.hide_command_line(memory, layout, false).map_err(cause)?;
         }
+        let clock = Clock::of(processor).map_err(cause)?;
         let (frozen, cpu) = processor.freeze(memory, in_call).map_err(cause)?;
         let inner = Inner {
             memory: frozen,
@@ -259,7 +259,7 @@ impl Template {
             image: image.clone(),
             disks: devices.freeze(),
             symbols,
-            is_loaded: false,
+            clock,
             response_limit: config.response_limit,
             words,
             arguments,
@@ -283,7 +283,7 @@ impl Template {
         kvm_host(hypervisor).map_err(boot_cause)?;
         let (words, arguments) = settings(&config.environment);
         let shape = Saved::new(image, config.memory, arguments.first_line(&words))?;
-        let (memory, cpu, _) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
+        let (memory, cpu, moment) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
         let inner = Inner {
             memory,
             cpu,
@@ -291,7 +291,7 @@ impl Template {
             image: image.clone(),
             disks: Vec::new(),
             symbols: Unikernel::of_symbols(image.bytes()),
-            is_loaded: true,
+            clock: Clock::loaded(&moment),
             response_limit: config.response_limit,
             words,
             arguments,
@@ -304,13 +304,13 @@ impl Template {
     /// # Errors
     /// The file cannot be written, or the guest has written to its disks before it depended on a request.
     pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
-        let Inner { memory, cpu, image, disks, words, arguments, .. } = &*self.inner;
+        let Inner { memory, cpu, image, disks, words, arguments, clock, .. } = &*self.inner;
         if disks.iter().any(|(_, disk)| disk.is_written()) {
             return Err(io::Error::other("its guest writes to its block devices at the start"));
         }
         let shape =
             Saved::new(image, self.inner.layout.memory, arguments.first_line(words)).map_err(io::Error::other)?;
-        shape.write(file, key, memory, cpu, Moment::default())
+        shape.write(file, key, memory, cpu, clock.taken())
     }
 
     /// Another machine, in exactly the template's state.
@@ -319,17 +319,12 @@ impl Template {
     /// KVM or the host cannot give another machine.
     pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<CommandMachine, Box<Crash>> {
         let cause = |cause| Crash::new(cause, Usage::default());
-        let Inner { memory, cpu, layout, image, disks, .. } = &*self.inner;
+        let Inner { memory, cpu, layout, image, disks, clock, .. } = &*self.inner;
         let devices = image.devices(disks).and_then(Devices::complete);
         let devices = devices.map_err(|error| cause(boot_cause(error.into())))?;
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: true });
-        if self.inner.is_loaded {
-            let cycles = machine.processor.cycles_per_second().map_err(cause)?;
-            if cycles != told_cycles(memory) {
-                return Err(cause(Cause::OtherClock));
-            }
-        }
+        clock.set(&mut machine.processor).map_err(cause)?;
         Ok(CommandMachine::new(machine, self.clone(), services))
     }
 }

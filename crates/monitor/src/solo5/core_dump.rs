@@ -19,7 +19,10 @@ use std::{
 use rustix::fs::{Access, Mode, OFlags, access, open, openat};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::machine::{Halted, Machine, Trap};
+use super::{
+    image::{FileHeader, ProgramHeader},
+    machine::{Halted, Machine, Trap},
+};
 use crate::{crash::Cause, processor::Registers};
 
 /// Status of a guest that gave up.
@@ -54,38 +57,6 @@ pub struct Core {
     pub total: u64,
 }
 
-/// `Elf64_Ehdr`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct FileHeader {
-    identity: [u8; 16],
-    kind: u16,
-    machine: u16,
-    version: u32,
-    entry: u64,
-    program_headers: u64,
-    section_headers: u64,
-    flags: u32,
-    size: u16,
-    program_header_size: u16,
-    program_header_count: u16,
-    section: [u16; 3],
-}
-
-/// `Elf64_Phdr`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    physical: u64,
-    file_size: u64,
-    memory_size: u64,
-    align: u64,
-}
-
 /// `struct elf_prstatus`.
 #[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
@@ -101,7 +72,7 @@ struct Status {
     end: u32,
 }
 
-const _: () = assert!(size_of::<Status>() == 336 && size_of::<FileHeader>() == 64 && size_of::<ProgramHeader>() == 56);
+const _: () = assert!(size_of::<Status>() == 336);
 
 // Of notes: `NT_PRSTATUS`, `NT_FPREGSET`.
 const STATUS: u32 = 1;

@@ -16,7 +16,11 @@ use crate::memory::GuestMemory;
 /// Longest instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
 
-/// Most instructions that are carried out because a privileged one may come behind them.
+/// Most instructions that are carried out for one exit. A guest can make any of them in a circle, and has a deadline.
+const STEPS_MAX: u32 = 1024;
+
+/// Most ordinary ones of them once the guest has its interrupt table, with which bindings are through with their tables: what
+/// comes later is rarely followed by another privileged one.
 const BETWEEN_MAX: u32 = 8;
 
 // Vectors of exceptions.
@@ -155,8 +159,8 @@ pub(crate) enum Outcome {
     Shutdown,
     /// It executes something that is not carried out here.
     Unsupported {
-        /// What it is.
-        mnemonic: Mnemonic,
+        /// Its name. (The decoder's names of all that there are would make every start of a tender slower.)
+        name: &'static str,
     },
 }
 
@@ -208,10 +212,14 @@ impl Faulted<'_> {
     fn protection(&mut self, error_code: u64) -> Outcome {
         let mut carried_out = false;
         let mut between = BETWEEN_MAX;
-        loop {
+        for _ in 0..STEPS_MAX {
             // One who steps sees each instruction.
             if carried_out && self.regs.rflags & TF != 0 {
                 return Outcome::Resume;
+            }
+            if carried_out && between > 0 && self.step_ahead().is_some() {
+                between -= u32::from(self.state.idt.limit != 0);
+                continue;
             }
             match self.known() {
                 Some(Step::Done) => {
@@ -224,10 +232,6 @@ impl Faulted<'_> {
                 None => {}
             }
             if carried_out && self.load(self.regs.rip).is_some_and(|bytes| !can_be_privileged(bytes)) {
-                if between > 0 && self.plain().is_some() {
-                    between -= 1;
-                    continue;
-                }
                 return Outcome::Resume;
             }
             let Some(instruction) = self.instruction().filter(|next| is_privileged(next, !carried_out)) else {
@@ -243,6 +247,7 @@ impl Faulted<'_> {
                 Step::Raise { vector, error_code } => return self.raise(vector, error_code),
             }
         }
+        Outcome::Resume
     }
 
     /// What bindings do at their start, in the encodings that assemblers choose: the decoder's tables take longer to make
@@ -283,48 +288,6 @@ impl Faulted<'_> {
         };
         self.regs.rip += if done.is_some() { len } else { 0 };
         Some(if done.is_some() { Step::Done } else { raised })
-    }
-
-    /// Carries out what stands between one privileged instruction and the next where descriptor tables are loaded: pushes,
-    /// constants, addresses. Anybody may do these; to do them here spares an exit. Nothing where it is anything else.
-    fn plain(&mut self) -> Option<()> {
-        let bytes: [u8; 7] = self.load(self.regs.rip)?;
-        let low = |from: usize| u32::from_le_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]]);
-        let general = |number: u8| GENERAL[usize::from(number & 7)];
-        let len = match bytes {
-            [0x6a, value, ..] => {
-                self.push(i64::from(value.cast_signed()).cast_unsigned())?;
-                2
-            }
-            [0x68, ..] => {
-                self.push(sign_extend(low(1)))?;
-                5
-            }
-            [push @ 0x50..=0x57, ..] => {
-                let value = *slot(&mut self.regs, general(push))?;
-                self.push(value)?;
-                1
-            }
-            [to @ 0xb8..=0xbf, ..] => {
-                *slot(&mut self.regs, general(to))? = u64::from(low(1));
-                5
-            }
-            [0x48, 0x8d, modes, ..] if modes & 0xc7 == 5 => {
-                let address = (self.regs.rip + 7).wrapping_add(sign_extend(low(3)));
-                *slot(&mut self.regs, general(modes >> 3))? = address;
-                7
-            }
-            _ => return None,
-        };
-        self.regs.rip += len;
-        Some(())
-    }
-
-    fn push(&mut self, value: u64) -> Option<()> {
-        let at = self.regs.rsp.checked_sub(8)?;
-        self.store(at, value)?;
-        self.regs.rsp = at;
-        Some(())
     }
 
     fn instruction(&self) -> Option<Instruction> {
@@ -378,7 +341,9 @@ impl Faulted<'_> {
             Mnemonic::Int3 => return self.interrupt(BREAKPOINT, next),
             Mnemonic::Int1 => return self.interrupt(DEBUG, next),
             Mnemonic::Int => return self.interrupt(instruction.immediate8(), next),
-            mnemonic => return Step::End(Outcome::Unsupported { mnemonic }),
+            Mnemonic::Rdpmc => return Step::End(Outcome::Unsupported { name: "rdpmc" }),
+            // All others that are privileged are above.
+            _ => return Step::End(Outcome::Unsupported { name: "xsetbv" }),
         };
         match done {
             Some(()) => {
@@ -410,7 +375,7 @@ impl Faulted<'_> {
                 (Register::CR3, _) if self.register(from) == Some(CR3) => Some(()),
                 (Register::CR0, _) if self.register(from).is_some_and(|value| (value ^ CR0) & !0x1a == 0) => Some(()),
                 (Register::CR4, _) if self.register(from).is_some_and(|value| (value ^ CR4) & !0x80 == 0) => Some(()),
-                _ => return Step::End(Outcome::Unsupported { mnemonic: Mnemonic::Mov }),
+                _ => return Step::End(Outcome::Unsupported { name: "mov" }),
             }
         };
         if done.is_none() {
@@ -723,7 +688,7 @@ const GENERAL: [Register; 8] = [
 ];
 const SEGMENTS: [Register; 6] = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
 
-fn sign_extend(value: u32) -> u64 {
+pub(super) fn sign_extend(value: u32) -> u64 {
     i64::from(value.cast_signed()).cast_unsigned()
 }
 

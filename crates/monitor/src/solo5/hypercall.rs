@@ -32,7 +32,7 @@ pub(crate) mod number {
     pub(super) const BLOCK_READ: u16 = 5;
     pub(super) const NET_WRITE: u16 = 6;
     pub(super) const NET_READ: u16 = 7;
-    pub(super) const HALT: u16 = 8;
+    pub(crate) const HALT: u16 = 8;
 }
 
 /// What calls give back.

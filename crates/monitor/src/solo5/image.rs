@@ -6,7 +6,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     ABI_VERSION, Devices, GUEST_MIN, PAGE_SIZE,
@@ -45,36 +45,38 @@ struct NoteKind {
 }
 
 /// `Elf64_Ehdr`.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct FileHeader {
-    identity: [u8; 16],
-    kind: u16,
-    machine: u16,
-    version: u32,
-    entry: u64,
-    program_headers: u64,
-    section_headers: u64,
-    flags: u32,
-    size: u16,
-    program_header_size: u16,
-    program_header_count: u16,
-    section: [u16; 3],
+pub(super) struct FileHeader {
+    pub(super) identity: [u8; 16],
+    pub(super) kind: u16,
+    pub(super) machine: u16,
+    pub(super) version: u32,
+    pub(super) entry: u64,
+    pub(super) program_headers: u64,
+    pub(super) section_headers: u64,
+    pub(super) flags: u32,
+    pub(super) size: u16,
+    pub(super) program_header_size: u16,
+    pub(super) program_header_count: u16,
+    pub(super) section: [u16; 3],
 }
 
 /// `Elf64_Phdr`.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    physical: u64,
-    file_size: u64,
-    memory_size: u64,
-    align: u64,
+pub(super) struct ProgramHeader {
+    pub(super) kind: u32,
+    pub(super) flags: u32,
+    pub(super) offset: u64,
+    pub(super) address: u64,
+    pub(super) physical: u64,
+    pub(super) file_size: u64,
+    pub(super) memory_size: u64,
+    pub(super) align: u64,
 }
+
+const _: () = assert!(size_of::<FileHeader>() == 64 && size_of::<ProgramHeader>() == 56);
 
 /// What begins a note, with the name that Solo5's have.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]

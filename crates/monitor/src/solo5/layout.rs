@@ -40,6 +40,9 @@ pub(crate) const COMMAND_LINE_SIZE: u64 = 8192;
 /// Bytes at the end of memory that are the ring's.
 const RING_ROOM: u64 = LARGE_PAGE;
 
+/// How much of an image counts as its beginning.
+const IMAGE_BEGIN: u64 = 64 * PAGE_SIZE;
+
 /// The host takes frames from a ring.
 const FEATURE_RING_IO: u32 = 1;
 
@@ -116,6 +119,19 @@ impl Layout {
         self.loaded.segments.iter().map(|segment| (segment.pages.clone(), segment.access))
     }
 
+    /// Pages that every guest and its monitor touch at the start: those below the guest, the beginning of its image and of the
+    /// page tables, and the top of the stack.
+    pub(crate) fn touched_at_start(&self) -> [Range<u64>; 5] {
+        let tables = self.tables().start;
+        [
+            PAGE_SIZE..6 * PAGE_SIZE,
+            LOW..COMMAND_LINE + PAGE_SIZE,
+            GUEST_MIN..self.loaded.end.next_multiple_of(PAGE_SIZE).clamp(GUEST_MIN, GUEST_MIN + IMAGE_BEGIN),
+            self.memory - 2 * PAGE_SIZE..self.memory,
+            tables..tables + 4 * PAGE_SIZE,
+        ]
+    }
+
     /// Whether a tender may use memory at an address that a guest gives it. Solo5's own take the last byte of memory
     /// for one too many, and let guests have what lies below theirs, which is the monitor's.
     pub(crate) fn allows(&self, span: Span, write: bool) -> bool {
@@ -126,8 +142,17 @@ impl Layout {
 
     /// Whether no segment forbids writing there.
     pub(crate) fn is_writable(&self, range: Range<u64>) -> bool {
+        !self.has_segment(&range, |access| !access.write)
+    }
+
+    /// Whether no segment forbids reading there.
+    pub(crate) fn is_readable(&self, range: Range<u64>) -> bool {
+        !self.has_segment(&range, |access| !access.read)
+    }
+
+    fn has_segment(&self, range: &Range<u64>, of: impl Fn(Access) -> bool) -> bool {
         let within = |pages: &Range<u64>| range.start < pages.end && pages.start < range.end;
-        !self.loaded.segments.iter().any(|segment| !segment.access.write && within(&segment.pages))
+        self.loaded.segments.iter().any(|segment| of(segment.access) && within(&segment.pages))
     }
 
     /// What a stock tender's guest would meet where ours met a page fault.

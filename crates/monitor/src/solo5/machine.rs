@@ -158,10 +158,10 @@ pub enum End {
         rip: u64,
     },
     /// It executes something that is not carried out for it.
-    #[error("the instruction {mnemonic} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
+    #[error("the instruction {name} at {rip:#x} is not carried out for guests at ring 3; run it with --ring 0")]
     Unsupported {
         /// The instruction.
-        mnemonic: String,
+        name: &'static str,
         /// Its address.
         rip: u64,
     },
@@ -294,25 +294,11 @@ pub(crate) enum Until {
 }
 
 impl Machine {
-    /// A guest before its first instruction.
+    /// A guest before its first instruction, with more than Solo5 gives it where there is an extension.
     ///
     /// # Errors
     /// It does not fit, or the host cannot give it a machine.
     pub fn boot(
-        hypervisor: &Hypervisor,
-        image: &Image,
-        devices: Devices,
-        command_line: &[u8],
-        config: Config,
-    ) -> Result<Self, BootError> {
-        Self::boot_with(hypervisor, image, devices, command_line, config, None)
-    }
-
-    /// The same, of a guest that has more than Solo5 gives it.
-    ///
-    /// # Errors
-    /// As [`Self::boot`].
-    pub fn boot_with(
         hypervisor: &Hypervisor,
         image: &Image,
         devices: Devices,
@@ -323,7 +309,7 @@ impl Machine {
         Self::boot_for(Purpose::Function, hypervisor, image, devices, command_line, config, extension)
     }
 
-    /// The same, for a guest that is run once and of which no template is made: it is there sooner.
+    /// The same, for a guest that is run once and of which no template is made, nor a core: it is there sooner.
     ///
     /// # Errors
     /// As [`Self::boot`].
@@ -363,9 +349,15 @@ impl Machine {
         layout.extension = extension.as_ref().map(|extension| extension::told(extension.requests));
         let devices = devices.complete()?;
         let all = layout.tables().end;
-        let memory = GuestMemory::new(all).map_err(|source| Cause::Memory { size: all, source })?;
+        // What the host forbids a guest at ring 0 is also forbidden to us, but for the file.
+        let without_file = purpose == Purpose::Once && ring == Ring::Three;
+        let memory = if without_file { GuestMemory::for_one_run(all) } else { GuestMemory::new(all) };
+        let memory = memory.map_err(|source| Cause::Memory { size: all, source })?;
         if command_line.len() > COMMAND_LINE_MAX {
             return Err(BootError::CommandLine);
+        }
+        if without_file {
+            layout.touched_at_start().into_iter().for_each(|pages| memory.populate(pages));
         }
         let outside = |_: OutOfBounds| Cause::Shutdown;
         layout.write_image(&memory, image).map_err(outside)?;
@@ -504,9 +496,7 @@ impl Machine {
                 Exit::TranslationFault { rip } => return Err(End::TranslationFault { rip }),
                 Exit::InternalError { suberror } => return Err(End::InternalError { suberror }),
                 Exit::Unhandled { reason, rip } => return Err(End::Unhandled { reason, rip }),
-                Exit::Unsupported { mnemonic, rip } => {
-                    return Err(End::Unsupported { mnemonic: format!("{mnemonic:?}").to_lowercase(), rip });
-                }
+                Exit::Unsupported { name, rip } => return Err(End::Unsupported { name, rip }),
                 Exit::LooksAtCommandLine => return Ok(Stopped::AtCommandLine),
                 Exit::Trapped(fault) => return Err(End::Unhandled { reason: u32::from(fault.vector), rip: fault.at }),
                 Exit::Interrupted => {

@@ -11,7 +11,7 @@
 //! | `layout` | where things lie in its memory, and who may use them |
 //! | `processor` | its processor, at ring 0 or deprivileged at CPL 3 |
 //! | `debug`, `core_dump` | what gdb needs: of a guest that runs, and of one that has given up |
-//! | `emulate` | carries out what a guest at CPL 3 believes to do at ring 0 |
+//! | `emulate`, `ahead` | carry out what a guest at CPL 3 believes to do at ring 0, and what stands between |
 //! | `hypercall`, `ring` | structures in, structures out |
 //! | `extension` | accelerators, and requests as bytes: what Solo5 does not have |
 //! | `machine` | the run loop |
@@ -22,6 +22,8 @@
 //! | `tap`, `signals` | what `kernlet solo5-hvt` needs of the host |
 //! | `probe` | which ring is the better one on this host |
 
+mod ahead;
+mod clock;
 mod command;
 mod core_dump;
 mod debug;
@@ -55,7 +57,7 @@ pub use machine::{BootError, COMMAND_LINE_MAX, Config, Console, ConsoleError, En
 pub use manifest::{DeviceKind, Entry, Manifest};
 pub use probe::RingSpeed;
 pub use processor::{Ring, UnknownRing};
-pub use signals::exit_on_signals;
+pub use signals::{exit_on_signals, ignore_broken_pipes};
 pub use tap::attach as attach_net;
 
 pub(crate) use kernlet_abi::map::PAGE_SIZE;

@@ -44,6 +44,9 @@ const VECTORS: u8 = 32;
 const STUB_SIZE: u64 = 16;
 const STUB_CODE: Range<u64> = STUBS..STUBS + VECTORS as u64 * STUB_SIZE;
 
+/// `IA32_APIC_BASE` after a reset (SDM volume 3A, section 12.4.4).
+const APIC_BASE: u64 = 0xfee0_0900;
+
 // Selectors, as for native guests.
 const KERNEL_CODE: u64 = 0x08;
 const TASK_DESCRIPTOR: u64 = 0x30;
@@ -121,7 +124,7 @@ pub(crate) enum Exit {
     /// It did something that no tender serves.
     Unhandled { reason: u32, rip: u64 },
     /// It executes something that is not carried out at CPL 3.
-    Unsupported { mnemonic: iced_x86::Mnemonic, rip: u64 },
+    Unsupported { name: &'static str, rip: u64 },
     /// An exception that may be a debugger's doing.
     Trapped(Fault),
     /// A signal came.
@@ -164,52 +167,60 @@ impl Processor {
         let purpose = if ring == Ring::Zero { Purpose::RingZero } else { purpose };
         let mut vm = native::Processor::bare(host, memory, purpose)?;
         let vcpu = vm.vcpu();
-        let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
+        show_registers(vcpu);
         let outside = |_| Cause::Layout(LayoutError::MemorySize { memory: memory.size() });
+        // As after a call: eight below a multiple of sixteen.
+        let regs = kvm_regs { rip: entry, rsp: layout.memory - 8, rdi: BOOT_INFO, rflags: 2, ..Default::default() };
         let privileged = if ring == Ring::Zero {
             write_stock_tables(memory, layout).map_err(outside)?;
             for (pages, access) in layout.restricted() {
                 let protected = memory.protect(pages, access.read, access.write);
                 protected.map_err(|source| Cause::Memory { size: memory.size(), source })?;
             }
+            let mut sregs = vcpu.get_sregs().map_err(kvm("read the processor's state"))?;
             stock_registers(&mut sregs);
+            vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
+            vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))?;
             None
         } else {
             write_tables(memory, layout)?;
+            // All of them are known, so that KVM can take them with the first run.
+            let mut sregs = kvm_sregs { apic_base: APIC_BASE, ..Default::default() };
             user_registers(&mut sregs, layout);
+            let shown = vcpu.sync_regs_mut();
+            (shown.regs, shown.sregs) = (regs, sregs);
+            vcpu.set_sync_dirty_reg(SyncReg::Register);
+            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
             Some(Privileged::default())
         };
-        vcpu.set_sregs(&sregs).map_err(kvm("set the processor's state"))?;
-        // As after a call: eight below a multiple of sixteen.
-        let regs = kvm_regs { rip: entry, rsp: layout.memory - 8, rdi: BOOT_INFO, rflags: 2, ..Default::default() };
-        vcpu.set_regs(&regs).map_err(kvm("set the processor's registers"))?;
-        show_registers(vcpu);
         Ok(Self { vm, privileged, hides_command_line: false, is_debugged: false })
     }
 
     /// Moves it to another instruction.
     pub(crate) fn go_to(&mut self, rip: u64) -> Result<(), Cause> {
         let vcpu = self.vm.vcpu();
+        // Some KVMs go behind the instruction that it stopped with no sooner than with the next run.
+        native::finish_exit(vcpu)?;
         let regs = vcpu.get_regs().map_err(kvm("read the processor's registers"))?;
         vcpu.set_regs(&kvm_regs { rip, ..regs }).map_err(kvm("set the processor's registers"))
     }
 
     /// Cycles of its clock in a second.
     pub(crate) fn cycles_per_second(&mut self) -> Result<u64, Cause> {
-        let khz = self.vm.vcpu().get_tsc_khz().map_err(kvm("tell the speed of its clock"))?;
-        Ok(u64::from(khz) * 1000)
+        Ok(u64::from(self.vm.clock_khz()?) * 1000)
     }
 
     /// What its clock shows.
     pub(crate) fn clock(&mut self) -> Result<u64, Cause> {
-        let mut msrs = clock_register(0)?;
+        let mut msrs = clock_register(&[0])?;
         self.vm.vcpu().get_msrs(&mut msrs).map_err(kvm("read the processor's clock"))?;
         Ok(msrs.as_slice()[0].data)
     }
 
-    /// Sets its clock.
+    /// Sets its clock. KVM takes a value that is within a second of what the clock shows for an attempt to have it agree with
+    /// other processors', and leaves it; so it is set to something far away first.
     pub(crate) fn set_clock(&mut self, cycles: u64) -> Result<(), Cause> {
-        let msrs = clock_register(cycles)?;
+        let msrs = clock_register(&[cycles ^ FAR_AWAY, cycles])?;
         self.vm.vcpu().set_msrs(&msrs).map(drop).map_err(kvm("set the processor's clock"))
     }
 
@@ -344,7 +355,7 @@ impl Processor {
             Outcome::TranslationFault => return Ok(Exit::TranslationFault { rip }),
             Outcome::Halt => return Ok(Exit::Unhandled { reason: KVM_EXIT_HLT, rip: regs.rip }),
             Outcome::Shutdown => return Ok(Exit::Unhandled { reason: KVM_EXIT_SHUTDOWN, rip }),
-            Outcome::Unsupported { mnemonic } => return Ok(Exit::Unsupported { mnemonic, rip: regs.rip }),
+            Outcome::Unsupported { name } => return Ok(Exit::Unsupported { name, rip: regs.rip }),
         };
         let regs = if let Exit::Out { .. } = exit { self.behind_out(memory, regs) } else { regs };
         let frame = FaultFrame { rip: regs.rip, rflags: regs.rflags, rsp: regs.rsp, ..frame };
@@ -541,10 +552,14 @@ impl CpuState {
     }
 }
 
-/// `IA32_TIME_STAMP_COUNTER`.
-fn clock_register(data: u64) -> Result<Msrs, Cause> {
-    let entry = kvm_msr_entry { index: 0x10, data, ..Default::default() };
-    Msrs::from_entries(&[entry]).map_err(|_| Cause::Shutdown)
+/// Centuries, in cycles.
+const FAR_AWAY: u64 = 1 << 62;
+
+/// `IA32_TIME_STAMP_COUNTER`, with one value after the other.
+fn clock_register(values: &[u64]) -> Result<Msrs, Cause> {
+    let entries: Vec<_> =
+        values.iter().map(|data| kvm_msr_entry { index: 0x10, data: *data, ..Default::default() }).collect();
+    Msrs::from_entries(&entries).map_err(|_| Cause::Shutdown)
 }
 
 /// Where the `out` before an address begins: `out dx, eax` has one byte, `out imm8, eax` two.

@@ -1,4 +1,4 @@
-//! Ends a tender's process as Solo5's end at a signal. Called once by the command line, before its guest runs.
+//! Ends a tender's process as Solo5's end at a signal. Called by the command line, before its guest runs.
 
 use std::sync::OnceLock;
 
@@ -16,6 +16,12 @@ pub fn exit_on_signals(program: &str) {
         // SAFETY: the handler makes two system calls, both async-signal-safe.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
+}
+
+/// From now on writing to a pipe that nobody reads is an error and not the end, as in every program of Rust's.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed, the signal is ignored.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 extern "C" fn on_signal(signal: libc::c_int) {

@@ -9,6 +9,8 @@ mod in_process;
 mod invocation;
 mod limits;
 mod metering;
+#[path = "../../../accel-plugins/tests/support/onnx.rs"]
+mod onnx;
 mod process;
 mod support;
 mod templates;

@@ -9,7 +9,10 @@ use std::{
 use kernlet_watchdog::Listen;
 use rustix::process::Signal;
 
-use crate::support::{Client, Deployment, kvm};
+use crate::{
+    onnx::{self, Dim},
+    support::{Client, Deployment, kvm},
+};
 
 #[test]
 fn on_sigterm_requests_under_way_are_finished_and_the_process_ends_well() {
@@ -155,4 +158,38 @@ fn a_reader_of_the_log_that_is_gone_stops_nothing() {
     watchdog.signal(Signal::TERM);
     // The test harness around it fails, for want of a place to write.
     watchdog.wait();
+}
+
+#[test]
+fn an_operation_that_never_ends_ends_its_watchdog_and_the_next_one_serves() {
+    if !kvm() {
+        return;
+    }
+    let rows = [Dim::Named("N")];
+    let endless = onnx::model(
+        &[onnx::endless("x", "y"), onnx::node("Identity", &["k"], &["l"], &[])],
+        &[onnx::value("x", onnx::FLOAT, &rows), onnx::value("k", onnx::INT64, &[])],
+        &[onnx::value("y", onnx::FLOAT, &rows), onnx::value("l", onnx::INT64, &[])],
+        &[],
+    );
+    let mut deployment = Deployment::operations();
+    let model = deployment.folder.path().join("model");
+    std::fs::write(&model, endless).unwrap();
+    deployment.spec.resources.push(("model".to_owned(), model));
+    let path = deployment.folder.path().join("kept");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let handed = || Stdio::from(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+    let mut first = deployment.start_on(&Listen::Stdin, path.clone(), handed());
+
+    let late = first.request("POST", "/onnx-model", "X-Timeout: 300ms\r\n", b"");
+    assert_eq!(late.status, 504, "{late:?}");
+    assert!(!first.wait().success());
+    let line = first.rest_of_log().last().unwrap().to_string();
+    for part in ["plugin rten carried out onnx-model-run", "beyond its deadline", "another one takes its place"] {
+        assert!(line.contains(part), "{part:?} is missing in {line}");
+    }
+    let mut waiting = Client::new(UnixStream::connect(&path).unwrap());
+    waiting.request("POST", "/", "", b"again");
+    let _second = Deployment::echo().start_on(&Listen::Stdin, path, handed());
+    assert_eq!(waiting.answer("POST").body, b"again");
 }

@@ -23,7 +23,7 @@ use std::{
     mem,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use kernlet_abi::hypercall::LOG_MESSAGE_MAX;
@@ -36,6 +36,7 @@ use self::{
 };
 use super::{
     Config, Console, ConsoleError, DeviceKind, Devices, Disk, End, Image,
+    clock::Clock,
     command::{BANNER, LOG_ROOM, boot_cause, cause_of, report, settings},
     device::Attached,
     extension::Extension,
@@ -137,11 +138,6 @@ impl Server {
     }
 }
 
-/// So much time in cycles of a clock of this speed.
-fn cycles(time: Duration, speed: u64) -> u64 {
-    u64::try_from(time.as_nanos().saturating_mul(u128::from(speed)) / 1_000_000_000).unwrap_or(u64::MAX)
-}
-
 /// The clean state of a server's machines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -161,15 +157,11 @@ struct Inner {
     /// The same file, for the names of its functions.
     symbols: Unikernel,
     response_limit: u64,
-    /// It comes from a file: what it was told of the host has to be looked at.
-    is_loaded: bool,
     /// Where the structure of the call is in which it waits.
     waits_at: u32,
     /// Where its frames go.
     guest: [u8; 6],
-    /// What its clock showed, and when.
-    clock: (u64, Instant),
-    cycles_per_second: u64,
+    clock: Clock,
     hypervisor: Hypervisor,
     /// The machine that serves all, where one does.
     current: Current,
@@ -231,7 +223,7 @@ impl Template {
         let size = Config { memory: config.memory, ring: Ring::Three };
         let extension = Extension { session: Arc::clone(&services.accel), requests: false };
         let booted = server.devices(&link, &[]).and_then(|devices| {
-            Machine::boot_with(hypervisor, &server.image, devices, line.as_bytes(), size, Some(extension))
+            Machine::boot(hypervisor, &server.image, devices, line.as_bytes(), size, Some(extension))
         });
         let mut machine = booted.map_err(|error| cause(boot_cause(error)))?;
         let symbols = Unikernel::of_symbols(server.image.bytes());
@@ -272,8 +264,7 @@ impl Template {
     ) -> Result<Inner, Cause> {
         let Machine { processor, memory, layout, devices, waits_at, .. } = machine;
         let waits_at = waits_at.ok_or(Cause::Shutdown)?;
-        let clock = (processor.clock()?, Instant::now());
-        let cycles_per_second = processor.cycles_per_second()?;
+        let clock = Clock::of(processor)?;
         // Behind its call, which is answered when there is a frame for it.
         let (frozen, cpu) = processor.freeze(memory, false)?;
         Ok(Inner {
@@ -285,11 +276,9 @@ impl Template {
             disks: devices.freeze(),
             symbols: Unikernel::of_symbols(server.image.bytes()),
             response_limit,
-            is_loaded: false,
             waits_at,
             guest,
             clock,
-            cycles_per_second,
             hypervisor: hypervisor.clone(),
             current: Current::default(),
         })
@@ -310,12 +299,9 @@ impl Template {
         let command_line = server.serve.command_line(&settings(&config.environment).0);
         let shape = server.saved(config.memory, &command_line)?;
         let (memory, cpu, moment) = shape.read(BufReader::with_capacity(64 * 1024, file), key)?;
-        let Moment { cycles_per_second, clock, time, waits_at, guest } = moment;
+        let Moment { waits_at, guest, .. } = moment;
         let waits_at = u32::try_from(waits_at).map_err(|_| saved::damaged("its guest waits nowhere"))?;
         let [guest @ .., _, _] = guest;
-        // Its clock goes on by the host's, as it would have.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(time)).unwrap_or_default();
-        let since = cycles(since, cycles_per_second);
         let inner = Inner {
             memory,
             cpu,
@@ -325,11 +311,9 @@ impl Template {
             disks: Vec::new(),
             symbols: Unikernel::of_symbols(server.image.bytes()),
             response_limit: config.response_limit,
-            is_loaded: true,
             waits_at,
             guest,
-            clock: (clock.saturating_add(since), Instant::now()),
-            cycles_per_second,
+            clock: Clock::loaded(&moment),
             hypervisor: hypervisor.clone(),
             current: Current::default(),
         };
@@ -341,20 +325,12 @@ impl Template {
     /// # Errors
     /// The file cannot be written, the guest has written to its disks at the start, or frames are on their way in it.
     pub fn save(&self, file: &File, key: &TemplateKey) -> io::Result<()> {
-        let Inner { memory, cpu, server, disks, waits_at, guest, clock: (clock, at), cycles_per_second, .. } =
-            &*self.inner;
+        let Inner { memory, cpu, server, disks, waits_at, guest, clock, .. } = &*self.inner;
         if disks.iter().any(|(_, disk)| disk.is_written()) {
             return Err(io::Error::other("its guest writes to its block devices at the start"));
         }
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let [a, b, c, d, e, f] = *guest;
-        let moment = Moment {
-            cycles_per_second: *cycles_per_second,
-            clock: clock.saturating_add(cycles(at.elapsed(), *cycles_per_second)),
-            time: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
-            waits_at: u64::from(*waits_at),
-            guest: [a, b, c, d, e, f, 0, 0],
-        };
+        let moment = Moment { waits_at: u64::from(*waits_at), guest: [a, b, c, d, e, f, 0, 0], ..clock.taken() };
         let shape = server.saved(self.inner.layout.memory, &self.inner.command_line).map_err(io::Error::other)?;
         shape.write(file, key, memory, cpu, moment)
     }
@@ -366,7 +342,7 @@ impl Template {
     pub fn machine(&self, hypervisor: &Hypervisor, services: Services) -> Result<ServerMachine, Box<Crash>> {
         if self.inner.server.serve.shares {
             // What comes from a file is tried before anybody relies on it.
-            if self.inner.is_loaded && self.inner.current.is_empty() {
+            if self.inner.clock.is_loaded() && self.inner.current.is_empty() {
                 self.inner.current.set(self.engine(hypervisor, &services)?);
             }
             return Ok(ServerMachine::Place(shared::Place::new(self.clone(), services)));
@@ -388,14 +364,7 @@ impl Template {
         let mut machine = Machine::from_template(hypervisor, memory, cpu, layout.clone(), devices).map_err(cause)?;
         machine.waits_at = Some(*waits_at);
         machine.extension = Some(Extension { session: Arc::clone(&services.accel), requests: false });
-        // A new machine's clock begins at zero on some hosts, and the guest has seen more.
-        let (shown, at) = *clock;
-        let speed = self.inner.cycles_per_second;
-        if self.inner.is_loaded && machine.processor.cycles_per_second().map_err(cause)? != speed {
-            return Err(cause(Cause::OtherClock));
-        }
-        let now = shown.saturating_add(cycles(at.elapsed(), speed));
-        machine.processor.set_clock(now).map_err(cause)?;
+        clock.set(&mut machine.processor).map_err(cause)?;
         Ok(Engine::new(machine, link))
     }
 }
