@@ -23,7 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Machine {
     timer: Timer,
-    guest: Guest,
+    /// Boxed, as the machine is handed from state to state at every request.
+    guest: Box<Guest>,
     template: Template,
     /// Head of the request being written; kept for its allocation.
     head: Vec<u8>,
@@ -64,12 +65,12 @@ impl Used {
 
 impl Machine {
     pub(crate) fn new(guest: Guest, template: Template) -> Self {
-        Self { timer: Timer::new(), guest, template, head: Vec::new() }
+        Self { timer: Timer::new(), guest: Box::new(guest), template, head: Vec::new() }
     }
 
     /// Ends the machine, and tells its debugger, if there is one, that all went well.
     pub fn finish(mut self) {
-        debugger::end(&mut self.guest, Some(0));
+        debugger::end(&mut *self.guest, Some(0));
     }
 
     /// Lets somebody watch the machine from now on.

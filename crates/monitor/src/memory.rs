@@ -169,6 +169,24 @@ impl Mapping {
     }
 }
 
+/// Pages by which [`Mapping::look_ahead`] is ahead of the work.
+const LOOK_AHEAD: usize = 2;
+
+impl Mapping {
+    /// Lets the processor look up where a page is, and fetch its beginning, while it still works on another: after a guest
+    /// has run, the host's own translations are not cached any more.
+    fn look_ahead(&self, offset: u64) {
+        #[cfg(target_arch = "x86_64")]
+        if let Ok(page) = self.pointer(Span { offset, len: PAGE_SIZE }) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            for line in 0..4 {
+                // SAFETY: a hint for addresses within the page, which changes nothing and cannot fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(page.as_ptr().add(line * 64).cast()) };
+            }
+        }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and size are those of the mapping made in `new`; nothing borrows from it any more.
@@ -191,6 +209,31 @@ const _: () = assert!(PAGE_SIZE.is_multiple_of(size_of::<Block>() as u64));
 /// # Safety
 /// There is a whole page of mapped memory from `page` on, aligned as one, which nobody else uses meanwhile.
 pub(crate) unsafe fn zero_page(page: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it, and the caller says the rest.
+        return unsafe { zero_page_by_avx2(page) };
+    }
+    // SAFETY: the caller says so.
+    unsafe { zero_blocks(page) }
+}
+
+/// The same code, with registers twice as wide: half the loads, and a page comes at the speed of the second cache.
+///
+/// # Safety
+/// As [`zero_page`], on a processor that has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn zero_page_by_avx2(page: NonNull<u8>) {
+    // SAFETY: the caller says so.
+    unsafe { zero_blocks(page) }
+}
+
+/// # Safety
+/// As [`zero_page`].
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it takes over the instructions that its caller may use")]
+unsafe fn zero_blocks(page: NonNull<u8>) {
     let blocks = page.cast::<Block>();
     for number in 0..index(PAGE_SIZE) / size_of::<Block>() {
         // SAFETY: so many blocks are a page, which is there.
@@ -370,7 +413,11 @@ impl GuestMemory {
     /// begins to use with a request are such pages as a rule. Fifty pages and what they would be copied from are most of
     /// a second-level cache; this goes through half of that, and writes next to nothing.
     pub(crate) fn restore(&mut self, template: &FrozenMemory) -> Result<(), OutOfBounds> {
-        for page in self.dirty.get_mut().pages() {
+        let pages = self.dirty.get_mut().pages();
+        for (number, page) in pages.iter().enumerate() {
+            if let Some(ahead) = pages.get(number + LOOK_AHEAD) {
+                self.mapping.look_ahead(ahead * PAGE_SIZE);
+            }
             let span = Span { offset: page * PAGE_SIZE, len: PAGE_SIZE };
             let to = self.mapping.pointer(span)?;
             if template.held.contains(*page) {

@@ -124,7 +124,6 @@ pub enum ProgramTemplate {
 
 /// A machine that waits for a request.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a worker has one")]
 pub enum ProgramMachine {
     /// Of a native unikernel.
     Native(Machine),
@@ -136,7 +135,6 @@ pub enum ProgramMachine {
 
 /// A machine that has answered one.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a worker has one")]
 pub enum ProgramUsed {
     /// Of a native unikernel.
     Native(Used),

@@ -114,7 +114,8 @@ struct Inner {
 /// A machine whose guest is about to look at its command line.
 #[derive(Debug)]
 pub struct CommandMachine {
-    machine: Machine,
+    /// Boxed, as the whole is handed from state to state at every request.
+    machine: Box<Machine>,
     template: Template,
     services: Services,
     last_lines: LastLines,
@@ -374,7 +375,7 @@ impl Arguments {
 
 impl CommandMachine {
     fn new(machine: Machine, template: Template, services: Services) -> Self {
-        Self { machine, template, services, last_lines: LastLines::default(), began: Instant::now() }
+        Self { machine: Box::new(machine), template, services, last_lines: LastLines::default(), began: Instant::now() }
     }
 
     /// The machine, under these limits from now on.
@@ -472,7 +473,7 @@ impl CommandMachine {
     }
 
     fn usage(&mut self) -> Usage {
-        let Machine { processor, memory, usage, .. } = &mut self.machine;
+        let Machine { processor, memory, usage, .. } = &mut *self.machine;
         let pages = u32::try_from(processor.dirty_pages(memory)).unwrap_or(u32::MAX);
         Usage { wall: self.began.elapsed(), pages, ..*usage }
     }
@@ -496,7 +497,7 @@ impl CommandMachine {
     /// What differs first; or KVM did not show it.
     pub fn audit(&mut self) -> Result<(), String> {
         let Inner { memory: template, cpu, .. } = &*self.template.inner;
-        let Machine { processor, memory, devices, .. } = &mut self.machine;
+        let Machine { processor, memory, devices, .. } = &mut *self.machine;
         if !devices.are_clean() {
             return Err("a block device".to_owned());
         }
@@ -516,7 +517,7 @@ impl UsedCommand {
     /// # Errors
     /// The machine is lost because KVM or the host did not do its part.
     pub fn rewind(mut self) -> Result<CommandMachine, Box<Crash>> {
-        let Machine { processor, memory, devices, .. } = &mut self.machine.machine;
+        let Machine { processor, memory, devices, .. } = &mut *self.machine.machine;
         devices.rewind();
         let template = &self.machine.template.inner;
         match processor.rewind(memory, &template.memory, &template.cpu) {

@@ -169,7 +169,6 @@ struct Inner {
 
 /// A machine whose guest waits for packets, or a place at one that serves many.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a worker has one")]
 pub enum ServerMachine {
     /// A machine for one request at a time.
     Own(OwnMachine),
@@ -179,7 +178,6 @@ pub enum ServerMachine {
 
 /// A machine that has answered.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a worker has one")]
 pub enum UsedServer {
     /// It is as the request left it.
     Own(OwnMachine),
@@ -198,7 +196,8 @@ pub struct OwnMachine {
 /// A machine and what belongs to it, but for its template, which may hold it itself.
 #[derive(Debug)]
 struct Engine {
-    machine: Machine,
+    /// Boxed, as the whole is handed from state to state at every request.
+    machine: Box<Machine>,
     link: Arc<Link>,
     last_lines: LastLines,
     began: Instant,
@@ -426,11 +425,11 @@ impl UsedServer {
 
 impl Engine {
     fn new(machine: Machine, link: Arc<Link>) -> Self {
-        Self { machine, link, last_lines: LastLines::default(), began: Instant::now() }
+        Self { machine: Box::new(machine), link, last_lines: LastLines::default(), began: Instant::now() }
     }
 
     fn usage(&mut self) -> Usage {
-        let Machine { processor, memory, usage, .. } = &mut self.machine;
+        let Machine { processor, memory, usage, .. } = &mut *self.machine;
         let pages = u32::try_from(processor.dirty_pages(memory)).unwrap_or(u32::MAX);
         Usage { wall: self.began.elapsed(), pages, ..*usage }
     }
@@ -493,7 +492,8 @@ impl OwnMachine {
 
     fn rewind(mut self) -> Result<Self, Box<Crash>> {
         let template = &self.template.inner;
-        let Engine { machine: Machine { processor, memory, devices, waits_at, .. }, link, .. } = &mut self.engine;
+        let Engine { machine, link, .. } = &mut self.engine;
+        let Machine { processor, memory, devices, waits_at, .. } = &mut **machine;
         devices.rewind();
         link.reset(template.guest);
         *waits_at = Some(template.waits_at);
@@ -505,7 +505,8 @@ impl OwnMachine {
 
     fn audit(&mut self) -> Result<(), String> {
         let Inner { memory: template, cpu, guest, waits_at, .. } = &*self.template.inner;
-        let Engine { machine: Machine { processor, memory, devices, waits_at: own, .. }, link, .. } = &mut self.engine;
+        let Engine { machine, link, .. } = &mut self.engine;
+        let Machine { processor, memory, devices, waits_at: own, .. } = &mut **machine;
         if !devices.are_clean() {
             return Err("a block device".to_owned());
         }
