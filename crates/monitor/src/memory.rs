@@ -180,8 +180,8 @@ impl Mapping {
         if let Ok(page) = self.pointer(Span { offset, len: PAGE_SIZE }) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             for line in 0..4 {
-                // SAFETY: a hint for addresses within the page, which changes nothing and cannot fault.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(page.as_ptr().add(line * 64).cast()) };
+                // SAFETY: a hint, which changes nothing and cannot fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(page.as_ptr().wrapping_add(line * 64).cast()) };
             }
         }
     }
