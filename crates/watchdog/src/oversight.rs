@@ -135,6 +135,10 @@ impl Plugin for Overseen {
         self.plugin.cost(task)
     }
 
+    fn calibrate(&self) {
+        self.plugin.calibrate();
+    }
+
     fn kinds(&self) -> Kinds {
         self.plugin.kinds()
     }
