@@ -211,6 +211,14 @@ impl Session {
     /// # Errors
     /// [`AccelError::Preload`] naming the first resource that looks like an ONNX model and cannot be loaded.
     pub fn preload(&self) -> Result<(), AccelError> {
+        self.preload_until(None)
+    }
+
+    /// The same until a moment, after which no model is begun, and plugins are told to be done.
+    ///
+    /// # Errors
+    /// As [`Session::preload`].
+    pub fn preload_until(&self, deadline: Option<Instant>) -> Result<(), AccelError> {
         if !self.runtime.has(Operation::OnnxModelLoad) {
             return Ok(());
         }
@@ -218,7 +226,7 @@ impl Session {
         let take = |entry: &Entry| (entry.name.clone().unwrap_or_default(), entry.resource.clone());
         let models: Vec<_> = self.read().entries.values().filter(is_model).map(take).collect();
         for (name, model) in models {
-            self.perform(Task::OnnxModelLoad(ModelLoad { model }), None)
+            self.perform(Task::OnnxModelLoad(ModelLoad { model }), deadline)
                 .map_err(|error| AccelError::Preload { name, source: Box::new(error) })?;
         }
         Ok(())

@@ -3,13 +3,20 @@
 
 mod support;
 
-use std::{io::Write as _, sync::Arc, time::Instant};
+use std::{
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kernlet_abi::{
     accel::{ModelParams, operation},
     hypercall::status,
 };
-use kernlet_accel::{AccelError, Arg, Data, Operation, Quota, RESOURCE_MAX, Resource, Runtime, Session};
+use kernlet_accel::{
+    AccelError, Arg, Cost, Data, Deadline, Done, Operation, Plugin, PluginError, Quota, RESOURCE_MAX, Resource,
+    Runtime, Session, operation::Task,
+};
 use support::{session, tell};
 use zerocopy::IntoBytes as _;
 
@@ -138,6 +145,41 @@ fn preloading_loads_onnx_models_only() {
     let error = session.preload().unwrap_err();
     assert!(matches!(&error, AccelError::Preload { name, .. } if name == "model"), "{error}");
     assert_eq!(error.status(), status::EIO);
+}
+
+/// Loads a model as long as it may.
+#[derive(Debug)]
+struct Slow;
+
+impl Plugin for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn operations(&self) -> &[Operation] {
+        &[Operation::OnnxModelLoad]
+    }
+
+    fn cost(&self, _: &Task<'_>) -> Cost {
+        Cost::nanos(1)
+    }
+
+    fn run(&self, _: Task<'_>, deadline: Deadline) -> Result<Done, PluginError> {
+        while !deadline.has_passed() {
+            std::thread::yield_now();
+        }
+        deadline.check("its next layer was loaded")?;
+        Ok(Done::default())
+    }
+}
+
+#[test]
+fn models_that_take_longer_to_load_than_they_may_are_named() {
+    let session = Runtime::new(vec![Arc::new(Slow)]).session();
+    session.register("model", Resource::from_bytes([0x08, 0x08, 0x3a, 0x00, 0x42, 0x00])).unwrap();
+    let error = session.preload_until(Some(Instant::now() + Duration::from_millis(20))).unwrap_err();
+    assert!(matches!(&error, AccelError::Preload { name, .. } if name == "model"), "{error}");
+    assert_eq!(error.status(), status::ETIMEDOUT, "{}", error.message());
 }
 
 #[test]

@@ -4,13 +4,17 @@
 use std::{
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use kernlet_accel::Session;
 use kernlet_jail::{Role, confine};
 
 use crate::error::{InvokeError, WatchdogError};
+
+/// How long it may take, as long as an operation of an agent. What goes on for longer is a model that never ends, by which the
+/// watchdog ends.
+const LOAD_MAX: Duration = Duration::from_secs(300);
 
 /// The loading of a function's models.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ impl Preload {
         let loading = Arc::clone(&preload);
         let load = move || {
             confine(Role::Loader);
-            let outcome = session.preload().map_err(|error| error.message());
+            let outcome = session.preload_until(Instant::now().checked_add(LOAD_MAX)).map_err(|error| error.message());
             if let Err(why) = &outcome {
                 failed(why);
             }
